@@ -1,0 +1,92 @@
+# make help lists the targets. Each prints its minutes; .cache/timings.tsv keeps them.
+ENV      ?= local
+ARGS     ?=
+HOST     ?= compute1
+FROM     ?= 2013-01-01
+TO       ?= 2014-01-01
+PIPELINE ?= flights
+
+SHELL    := bash
+BIN      := .venv/bin
+STAMP    := .venv/.lock-$(shell sha256sum requirements.txt | cut -c1-12)
+INVENTORY = inventories/$(ENV)/hosts.yml
+PLAYBOOK  = $(BIN)/ansible-playbook -i $(INVENTORY)
+SCRIPTS   = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\#!.*(ba|/)sh$$')
+timed     = @.ci/timed $@
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lab deploy run destroy lint test-unit test-platform test-system test test-all bench psql credentials ssh lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2 }' Makefile
+	@echo; echo "  ENV=$(ENV) chooses the inventory, ARGS adds arguments of ansible-playbook (deploy), psql or pytest."
+
+setup: $(STAMP) ## system packages (as root on Debian/Ubuntu) and the virtual environment
+
+$(STAMP): requirements.txt .ci/prerequisites .ci/venv
+	@.ci/prerequisites
+	@.ci/timed setup .ci/venv .venv requirements.txt
+	@rm -f .venv/.lock-*; touch $@
+
+demo: setup ## everything: lab hosts, platform, the flights pipeline over 2013, a summary
+	$(timed) $(MAKE) --no-print-directory lab deploy run
+
+lab: setup ## boot the lab hosts of inventories/local (root)
+	$(timed) $(PLAYBOOK) playbooks/lab.yml $(ARGS)
+
+deploy: setup ## ansible-playbook site.yml on ENV
+	$(timed) $(PLAYBOOK) site.yml $(ARGS)
+
+run: setup ## run PIPELINE over [FROM, TO) and print its summary
+	$(timed) $(PLAYBOOK) playbooks/run_pipeline.yml -e pipeline=$(PIPELINE) -e from=$(FROM) -e to=$(TO) $(ARGS)
+
+destroy: setup ## remove the lab: hosts, bridge, firewall rules (the caches stay)
+	$(timed) $(PLAYBOOK) playbooks/lab.yml -e lab_state=absent
+
+lint: setup ## ansible-lint, yamllint, ruff, sqlfluff, shellcheck
+	$(timed) .ci/lint $(SCRIPTS)
+
+test-unit: setup ## tests that need no hosts
+	$(timed) $(BIN)/pytest tests/unit $(ARGS)
+
+test-platform: setup ## molecule: deploy once, second run changes nothing, drift is found, hosts verified
+	$(timed) $(BIN)/molecule --no-report test --scenario-name platform --destroy never
+
+test-system: setup ## the pipeline on the deployed platform, against the oracle
+	$(timed) $(BIN)/pytest tests/system -m "not slow" $(ARGS)
+
+test: setup ## the landing gate: all of the above, with a table of minutes
+	$(timed) .ci/suite lint test-unit -- test-platform test-system
+
+test-all: setup ## the gate, the slow system tests and the workflow check
+	$(timed) env BUDGET_MINUTES=240 .ci/suite lint lint-workflows test-unit -- test-platform test-system test-slow
+
+test-slow: setup
+	$(timed) $(BIN)/pytest tests/system -m slow $(ARGS)
+
+lint-workflows: setup
+	$(timed) go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 -color
+
+bench: setup ## print timings and memory (asserts nothing)
+	$(timed) $(BIN)/python benchmarks/report.py -i $(INVENTORY) $(ARGS)
+
+psql: $(STAMP) ## the published warehouse, read-only: make psql ARGS="-c 'table etl.run'"
+	@$(BIN)/python ansible/bin/environment.py -i $(INVENTORY) psql -- $(ARGS)
+
+credentials: $(STAMP) ## print URLs, users and passwords of ENV
+	@$(BIN)/python ansible/bin/environment.py -i $(INVENTORY) credentials
+
+ssh: $(STAMP) ## a shell on HOST
+	@$(BIN)/python ansible/bin/environment.py -i $(INVENTORY) ssh $(HOST) -- $(ARGS)
+
+LOCKS := requirements.txt $(patsubst %.in,%.txt,$(wildcard ansible/artifacts/python/*.in))
+lock: setup ## recompile every Python lock file
+	@for lock in $(LOCKS); do \
+	  python=$$([ $$lock = requirements.txt ] && echo "--universal --python-version 3.11" || echo "--python-version 3.13 --python-platform x86_64-unknown-linux-gnu"); \
+	  echo $$lock; UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command "make lock" $$python $(ARGS) $${lock%.txt}.in -o $$lock || exit 1; \
+	done
+
+clean: ## remove the virtual environment and the checkout's caches
+	rm -rf .venv .cache .ansible .pytest_cache .ruff_cache

@@ -1,0 +1,155 @@
+"""Every role's templates render with the defaults and the lab's inventory, without hosts, and what they make parses."""
+
+import configparser
+import json
+import xml.etree.ElementTree as ElementTree
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.errors import AnsibleError
+from ansible.template import Templar, trust_as_template
+from ansible.vars.hostvars import HostVars
+from environment import Environment
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = sorted(str(path.relative_to(ROOT / "roles")) for path in ROOT.glob("roles/*/templates/**/*.j2"))
+
+# Groups are named after roles; these roles run elsewhere.
+GROUP = {"common": "all", "pki": "all", "lab": "all"}
+
+FACTS = {
+    "architecture": "x86_64",
+    "date_time": {"iso8601": "2026-01-01T00:00:00Z"},
+    "default_ipv4": {"address": "192.0.2.10"},
+    "distribution": "Debian",
+    "distribution_major_version": "13",
+    "distribution_release": "trixie",
+    "fqdn": "host.etl.internal",
+    "hostname": "host",
+    "memtotal_mb": 24000,
+    "os_family": "Debian",
+    "processor_nproc": 2,
+    "processor_vcpus": 2,
+    "python": {"version": {"major": 3, "minor": 13}},
+    "service_mgr": "systemd",
+}
+
+# What a template's task sets for it (loop variables, registered results), by template: one mapping per rendering.
+FROM_TASKS: dict[str, list[dict]] = {
+    "airflow/templates/airflow.service.j2": [
+        {"__airflow_service": name} for name in ("api-server", "scheduler", "dag-processor", "triggerer")
+    ],
+    "lab/templates/host0.network.j2": [{"__lab_host": "lake1"}],
+}
+
+
+def load(path: Path):
+    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+
+
+@cache
+def inventory(directory: Path) -> Environment:
+    """The lab's inventory as a fresh clone has it: no vault, no certificates yet."""
+    source = ROOT / "inventories/local"
+    for path in source.rglob("*.yml"):
+        if path.name != "vault.yml":
+            copy = directory / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(path.read_text())
+    (directory / "pki").mkdir()
+    (directory / "pki/sources1_ssh_host_ed25519.pub").write_text("ssh-ed25519 AAAA sources1\n")
+    environment = Environment(directory / "hosts.yml")
+    HostVars(environment._manager, environment._variables, environment._loader)
+    return environment
+
+
+@cache
+def secrets() -> dict[str, str]:
+    """A made-up value for every secret that a role declares."""
+    names = {}
+    for path in ROOT.glob("roles/*/meta/exports.yml"):
+        for name, secret in (load(path).get("secrets") or {}).items():
+            names |= {name: f"made-up-{name}"}
+            if secret["kind"] == "ssh_key":
+                names |= {f"{name}_public": "ssh-ed25519 AAAA made-up"}
+    return names
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("inventory")
+
+
+def render(template: str, environment: Environment, extra: dict) -> str:
+    """The text that the role's template makes for the first host of its group."""
+    role = template.split("/")[0]
+    loader = environment._loader
+    host = environment._manager.get_hosts(GROUP.get(role, role))[0]
+    variables = {}
+    for part in ("defaults", "vars"):
+        path = ROOT / f"roles/{role}/{part}/main.yml"
+        variables |= (loader.load_from_file(str(path), unsafe=False) or {}) if path.exists() else {}
+    # Inventory over defaults, but a role's vars/ over both: here the names never meet.
+    variables |= environment._variables.get_vars(host=host)
+    variables |= {"role_path": str(ROOT / "roles" / role), "role_name": role, "ansible_facts": FACTS}
+    variables |= {f"ansible_{name}": value for name, value in FACTS.items()}
+    variables |= secrets() | extra | {"__template": str(ROOT / "roles" / template)}
+    lookup = trust_as_template("{{ lookup('ansible.builtin.template', __template) }}")
+    try:
+        return Templar(loader=loader, variables=variables).template(lookup)
+    except AnsibleError as error:
+        pytest.fail(f"{template}: {error}", pytrace=False)
+
+
+def parse_sections(text: str) -> None:
+    parser = configparser.RawConfigParser(strict=False, allow_no_value=True, delimiters=("=",))
+    parser.optionxform = str
+    parser.read_string(text)
+    assert parser.sections()
+
+
+def parse_properties(text: str) -> None:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    keys = [line.replace("=", " ").split()[0] for line in lines]
+    doubled = {key for key in keys if keys.count(key) > 1}
+    assert not doubled, f"set twice: {doubled}"
+
+
+PARSERS = {
+    ".json": json.loads,
+    ".xml": ElementTree.fromstring,
+    ".yml": yaml.safe_load,
+    ".yaml": yaml.safe_load,
+    ".properties": parse_properties,
+    ".service": parse_sections,
+    ".target": parse_sections,
+    ".timer": parse_sections,
+    ".slice": parse_sections,
+    ".network": parse_sections,
+    ".ini": parse_sections,
+    "airflow.cfg": parse_sections,
+    "spark-defaults.conf": parse_properties,
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_template_renders_and_parses(template, directory):
+    name = Path(template).stem
+    for extra in FROM_TASKS.get(template, [{}]):
+        text = render(template, inventory(directory), extra)
+        assert text.strip(), "rendered to nothing"
+        assert "{{" not in text and "{%" not in text, "a variable's own template was not rendered"
+        if parse := PARSERS.get(name, PARSERS.get(Path(name).suffix)):
+            parse(text)
+
+
+@pytest.mark.parametrize("template", [t for t in TEMPLATES if t.endswith(".service.j2")])
+def test_units_are_sandboxed_and_carry_no_secret(template, directory):
+    for extra in FROM_TASKS.get(template, [{}]):
+        text = render(template, inventory(directory), extra)
+        for setting in ("NoNewPrivileges=", "ProtectSystem=strict", "PrivateTmp=", "ProtectHome=", "User="):
+            assert setting in text, f"{setting} is missing"
+        leaked = [name for name, value in secrets().items() if value in text]
+        assert not leaked, f"secrets in a world-readable unit: {leaked}"

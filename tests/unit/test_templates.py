@@ -36,12 +36,21 @@ FACTS = {
     "service_mgr": "systemd",
 }
 
-# What a template's task sets for it (loop variables, registered results), by template: one mapping per rendering.
-FROM_TASKS: dict[str, list[dict]] = {
-    "airflow/templates/airflow.service.j2": [
-        {"__airflow_service": name} for name in ("api-server", "scheduler", "dag-processor", "triggerer")
-    ],
-    "lab/templates/host0.network.j2": [{"__lab_host": "lake1"}],
+# Templates that their task renders in a loop: the loop variable and what is looped over.
+LOOPS = {
+    "airflow/templates/airflow.service.j2": ("__airflow_service", "__airflow_services"),
+    "lab/templates/host0.network.j2": ("__lab_host", "lab_hosts"),
+    "postgresql/templates/etl.conf.j2": ("__postgresql_cluster", "postgresql_clusters | dict2items"),
+    "postgresql/templates/pg_hba.conf.j2": ("__postgresql_cluster", "postgresql_clusters | dict2items"),
+    "spark/templates/spark.service.j2": ("__spark_daemon", "__spark_daemons | dict2items"),
+}
+
+# What tasks register before they render.
+REGISTERED = {
+    "__sources_export": {
+        "directory": "/nowhere",
+        "files": {"flights.csv.gz": {"sha256": "0f", "rows": 1}, "planes.csv": {"sha256": "1f", "rows": 1}},
+    },
 }
 
 
@@ -82,23 +91,29 @@ def directory(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("inventory")
 
 
-def render(template: str, environment: Environment, extra: dict) -> str:
-    """The text that the role's template makes for the first host of its group."""
+def renderings(template: str, directory: Path) -> list[str]:
+    """The texts that a role's template makes for the first host of its group: one, or one for each turn of its loop."""
     role = template.split("/")[0]
+    environment = inventory(directory)
     loader = environment._loader
     host = environment._manager.get_hosts(GROUP.get(role, role))[0]
     variables = {}
     for part in ("defaults", "vars"):
         path = ROOT / f"roles/{role}/{part}/main.yml"
         variables |= (loader.load_from_file(str(path), unsafe=False) or {}) if path.exists() else {}
-    # Inventory over defaults, but a role's vars/ over both: here the names never meet.
+    # Precedence is simpler than Ansible's: the inventory sets no role's internal names.
     variables |= environment._variables.get_vars(host=host)
     variables |= {"role_path": str(ROOT / "roles" / role), "role_name": role, "ansible_facts": FACTS}
     variables |= {f"ansible_{name}": value for name, value in FACTS.items()}
-    variables |= secrets() | extra | {"__template": str(ROOT / "roles" / template)}
-    lookup = trust_as_template("{{ lookup('ansible.builtin.template', __template) }}")
+    variables |= secrets() | REGISTERED | {"__template": str(ROOT / "roles" / template)}
+
+    def evaluate(expression: str, extra: dict):
+        source = trust_as_template("{{ " + expression + " }}")
+        return Templar(loader=loader, variables=variables | extra).template(source)
+
     try:
-        return Templar(loader=loader, variables=variables).template(lookup)
+        name, loop = LOOPS.get(template, ("__unused", "[none]"))
+        return [evaluate("lookup('ansible.builtin.template', __template)", {name: item}) for item in evaluate(loop, {})]
     except AnsibleError as error:
         pytest.fail(f"{template}: {error}", pytrace=False)
 
@@ -137,8 +152,9 @@ PARSERS = {
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_template_renders_and_parses(template, directory):
     name = Path(template).stem
-    for extra in FROM_TASKS.get(template, [{}]):
-        text = render(template, inventory(directory), extra)
+    texts = renderings(template, directory)
+    assert texts, "its loop is empty"
+    for text in texts:
         assert text.strip(), "rendered to nothing"
         assert "{{" not in text and "{%" not in text, "a variable's own template was not rendered"
         if parse := PARSERS.get(name, PARSERS.get(Path(name).suffix)):
@@ -147,8 +163,7 @@ def test_template_renders_and_parses(template, directory):
 
 @pytest.mark.parametrize("template", [t for t in TEMPLATES if t.endswith(".service.j2")])
 def test_units_are_sandboxed_and_carry_no_secret(template, directory):
-    for extra in FROM_TASKS.get(template, [{}]):
-        text = render(template, inventory(directory), extra)
+    for text in renderings(template, directory):
         for setting in ("NoNewPrivileges=", "ProtectSystem=strict", "PrivateTmp=", "ProtectHome=", "User="):
             assert setting in text, f"{setting} is missing"
         leaked = [name for name, value in secrets().items() if value in text]

@@ -51,7 +51,8 @@ test-unit: setup ## tests that need no hosts
 	$(timed) $(BIN)/pytest tests/unit $(ARGS)
 
 test-platform: setup ## molecule: deploy once, second run changes nothing, drift is found, hosts verified
-	$(timed) $(BIN)/molecule --no-report test --scenario-name platform --destroy never
+	@$(BIN)/molecule reset --scenario-name platform >/dev/null
+	$(timed) $(BIN)/molecule test --scenario-name platform --destroy never
 
 test-system: setup ## the pipeline on the deployed platform, against the oracle
 	$(timed) $(BIN)/pytest tests/system -m "not slow" $(ARGS)

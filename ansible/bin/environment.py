@@ -64,6 +64,13 @@ class Environment:
             raise KeyError(f"{name} is not set for {host} in {self.inventory}")
         return Templar(loader=self._loader, variables=variables).template(variables[name])
 
+    @cached_property
+    def secrets(self) -> dict[str, str]:
+        """The environment's vault: name to value, keys and certificates aside. Empty when there is none yet."""
+        vault = self.inventory.parent / "group_vars/all/vault.yml"
+        values = self._loader.load_from_file(str(vault)) if vault.exists() else {}
+        return {name: str(value) for name, value in values.items() if "\n" not in str(value).strip()}
+
     @property
     def ca_file(self) -> Path:
         """The environment's CA certificate on the controller."""

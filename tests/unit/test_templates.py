@@ -40,6 +40,7 @@ FACTS = {
 LOOPS = {
     "airflow/templates/airflow.service.j2": ("__airflow_service", "__airflow_services"),
     "lab/templates/host0.network.j2": ("__lab_host", "lab_hosts"),
+    "minio/templates/policy.json.j2": ("__minio_grant", "minio_users"),
     "postgresql/templates/etl.conf.j2": ("__postgresql_cluster", "postgresql_clusters | dict2items"),
     "postgresql/templates/pg_hba.conf.j2": ("__postgresql_cluster", "postgresql_clusters | dict2items"),
     "spark/templates/spark.service.j2": ("__spark_daemon", "__spark_daemons | dict2items"),
@@ -100,9 +101,10 @@ def renderings(template: str, directory: Path) -> list[str]:
     variables = {}
     for part in ("defaults", "vars"):
         path = ROOT / f"roles/{role}/{part}/main.yml"
-        variables |= (loader.load_from_file(str(path), unsafe=False) or {}) if path.exists() else {}
+        variables |= (loader.load_from_file(str(path), trusted_as_template=True) or {}) if path.exists() else {}
     # Precedence is simpler than Ansible's: the inventory sets no role's internal names.
     variables |= environment._variables.get_vars(host=host)
+    variables |= {"playbook_dir": str(ROOT / "playbooks"), "playbook_name": "site"}
     variables |= {"role_path": str(ROOT / "roles" / role), "role_name": role, "ansible_facts": FACTS}
     variables |= {f"ansible_{name}": value for name, value in FACTS.items()}
     variables |= secrets() | REGISTERED | {"__template": str(ROOT / "roles" / template)}

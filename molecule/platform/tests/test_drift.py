@@ -1,0 +1,47 @@
+"""A check run finds what side_effect.yml planted and nothing else; a run heals it; a variable restarts one service."""
+
+import pytest
+
+PLANTED_ON = ("postgresql", "airflow", "minio")
+
+
+@pytest.fixture(scope="module")
+def check(platform):
+    """site.yml, checked only, over the planted drift."""
+    return platform.playbook("site.yml", "--check", "--diff")
+
+
+def test_check_runs_to_its_end(check):
+    assert check.returncode == 0, check.failed or check.stderr
+
+
+def test_check_finds_each_drift_and_nothing_else(platform, check):
+    expected = {host for group in PLANTED_ON for host in platform.environment.hosts(group)}
+    assert {host for host, _ in check.changed} == expected, sorted(check.changed)
+
+
+def test_diff_shows_the_drift(check):
+    shown = str([result.get("diff") or result.get("results") for result in check.changed.values()])
+    assert "work_mem = '1MB'" in shown
+    assert "0644" in shown
+
+
+def test_a_run_heals_it(platform):
+    for layer in ("lake", "warehouse", "orchestrate"):
+        play = platform.playbook(f"playbooks/{layer}.yml")
+        assert play.returncode == 0, play.failed or play.stderr
+    warehouse, airflow, minio = (platform.environment.hosts(group)[0] for group in ("postgresql", "airflow", "minio"))
+    assert "work_mem = '1MB'" not in platform.run(warehouse, "cat /etc/postgresql/17/dwh/conf.d/etl.conf")
+    assert platform.run(airflow, "stat -c %a /etc/airflow/airflow.cfg").strip() == "640"
+    assert platform.run(minio, "systemctl is-enabled minio.service").strip() == "enabled"
+
+
+def test_a_changed_variable_restarts_only_its_service(platform):
+    before = platform.invocations()
+    for arguments in (["-e", "spark_worker_memory=1536m"], []):
+        play = platform.playbook("playbooks/transform.yml", *arguments)
+        assert play.returncode == 0, play.failed or play.stderr
+        after = platform.invocations()
+        restarted = {unit for unit in before if after[unit] != before[unit]}
+        assert restarted == {(platform.environment.hosts("spark_worker")[0], "spark-worker.service")}
+        before = after

@@ -1,0 +1,110 @@
+"""A deployed platform, as tests see it: its inventory, its hosts over ssh, its playbooks."""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import testinfra
+import yaml
+from environment import Environment
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Play:
+    """What a playbook run did."""
+
+    returncode: int
+    output: dict
+    stderr: str
+
+    def _results(self):
+        for play in self.output.get("plays", []):
+            for task in play["tasks"]:
+                for host, result in task["hosts"].items():
+                    yield host, task["task"]["name"], result
+
+    @property
+    def changed(self) -> dict[tuple[str, str], dict]:
+        """The results of the tasks that changed something, by host and task name without its role."""
+        return {(host, name.split(" : ")[-1]): r for host, name, r in self._results() if r.get("changed")}
+
+    @property
+    def failed(self) -> list[str]:
+        """host: task: message of what failed."""
+        return [f"{h}: {n}: {r.get('msg')}" for h, n, r in self._results() if r.get("failed") or r.get("unreachable")]
+
+
+class Deployed:
+    """The platform of one inventory (ETL_INVENTORY, default: the lab)."""
+
+    def __init__(self):
+        self.environment = Environment(os.environ.get("ETL_INVENTORY", ROOT / "inventories/local/hosts.yml"))
+
+    @property
+    def hosts(self) -> list[str]:
+        return self.environment.hosts()
+
+    @cached_property
+    def units(self) -> dict[str, list[str]]:
+        """The systemd units that roles export, by host."""
+        found = {host: [] for host in self.hosts}
+        for path in sorted(ROOT.glob("roles/*/meta/exports.yml")):
+            role = path.parents[1].name
+            for unit in yaml.safe_load(path.read_text())["units"]:
+                # A unit whose name is a group's (spark-worker: spark_worker) runs on that group's hosts only.
+                group = unit.removesuffix(".service").replace("-", "_")
+                groups = [group] if self.environment.hosts(f"{group}:&{role}") else [role]
+                for host in self.hosts if role == "common" else self.environment.hosts(groups[0]):
+                    found[host].append(unit)
+        return found
+
+    def host(self, name: str) -> testinfra.host.Host:
+        """A testinfra host, with sudo."""
+        value = self.environment.value
+        return testinfra.get_host(
+            f"ssh://{value('ansible_user', name)}@{value('ansible_host', name)}?sudo=true",
+            ssh_identity_file=value("ansible_ssh_private_key_file", name),
+            ssh_extra_args=value("ansible_ssh_common_args", name),
+        )
+
+    def run(self, host: str, command: str) -> str:
+        """The standard output of a command run as root on a host. Raises CalledProcessError when it fails."""
+        done = subprocess.run(
+            [*self.environment.ssh(host), f"sudo sh -c {json.dumps(command)}"], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+        return done.stdout
+
+    def invocations(self) -> dict[tuple[str, str], str]:
+        """What systemd calls the present run of every unit: it changes with each (re)start. Keys: host and unit."""
+        found = {}
+        for host, units in self.units.items():
+            if units:
+                shown = self.run(host, f"systemctl show -p Id -p InvocationID {' '.join(units)}")
+                for block in shown.strip().split("\n\n"):
+                    properties = dict(line.split("=", 1) for line in block.splitlines())
+                    found[host, properties["Id"]] = properties["InvocationID"]
+        return found
+
+    def playbook(self, name: str, *arguments: str, timeout: float = 3600) -> Play:
+        """Run a playbook of the repository; `timeout` in seconds."""
+        done = subprocess.run(
+            [str(ROOT / ".venv/bin/ansible-playbook"), "-i", str(self.environment.inventory), name, *arguments],
+            cwd=ROOT,
+            env=os.environ
+            | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+            | {"ANSIBLE_CALLBACKS_ENABLED": ""},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        start = done.stdout.find("{\n")
+        output = json.loads(done.stdout[start:]) if start >= 0 else {}
+        return Play(done.returncode, output, done.stdout[:start] + done.stderr)

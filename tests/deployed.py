@@ -58,8 +58,8 @@ class Deployed:
             for unit in yaml.safe_load(path.read_text())["units"]:
                 # A unit whose name is a group's (spark-worker: spark_worker) runs on that group's hosts only.
                 group = unit.removesuffix(".service").replace("-", "_")
-                groups = [group] if self.environment.hosts(f"{group}:&{role}") else [role]
-                for host in self.hosts if role == "common" else self.environment.hosts(groups[0]):
+                places = [name for name in (group, role, "all") if name in self.environment.groups]
+                for host in self.environment.hosts(places[0]):
                     found[host].append(unit)
         return found
 

@@ -56,6 +56,11 @@ class Environment:
         """The names of the hosts that a pattern matches, in inventory order."""
         return [host.name for host in self._manager.get_hosts(pattern)]
 
+    @property
+    def groups(self) -> set[str]:
+        """The names of the inventory's groups."""
+        return set(self._manager.groups)
+
     def value(self, name: str, host: str | None = None):
         """A variable as this host (default: the first one) sees it, templated. Raises KeyError when it has none."""
         host = host or self.hosts()[0]
@@ -66,10 +71,14 @@ class Environment:
 
     @cached_property
     def secrets(self) -> dict[str, str]:
-        """The environment's vault: name to value, keys and certificates aside. Empty when there is none yet."""
+        """The environment's vault: name to value, key files aside. Empty when there is none yet."""
         vault = self.inventory.parent / "group_vars/all/vault.yml"
         values = self._loader.load_from_file(str(vault)) if vault.exists() else {}
-        return {name: str(value) for name, value in values.items() if "\n" not in str(value).strip()}
+        return {
+            name: str(value)
+            for name, value in values.items()
+            if "\n" not in str(value).strip() and not name.endswith("_public")
+        }
 
     @property
     def ca_file(self) -> Path:

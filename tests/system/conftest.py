@@ -1,0 +1,122 @@
+"""One deployed platform and as few pipeline runs as possible, shared by all tests of the session."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import boto3
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from tests.deployed import Deployed, Play
+
+YEAR = ("2013-01-01", "2014-01-01")
+LINEAGE = ("run_id", "release")  # columns that say where a row comes from
+PUBLISHED = {
+    "fact_flight": ("flight_id", "flight_date"),
+    "dim_airline": ("carrier",),
+    "dim_airport": ("faa",),
+    "dim_plane": ("tailnum",),
+    "agg_delay_day": ("flight_date", "carrier", "origin", "dest"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A pipeline run: what the playbook said and what the ledger says (None when it never got that far)."""
+
+    play: Play
+    ledger: dict | None
+
+
+class Warehouse:
+    """The published warehouse as a reader sees it: etl_read, TLS verified by name."""
+
+    def __init__(self, parameters: dict[str, str]):
+        self.parameters = parameters
+
+    def rows(self, query: str, *arguments) -> list[dict]:
+        """The rows of a query, as mappings."""
+        with psycopg.connect(**self.parameters, row_factory=dict_row) as connection:
+            return connection.execute(query, arguments).fetchall()
+
+    def one(self, query: str, *arguments) -> dict:
+        """The only row of a query."""
+        (row,) = self.rows(query, *arguments)
+        return row
+
+    def contents(self) -> dict[str, tuple[int, str]]:
+        """Rows and checksum of every published table, whatever run wrote them."""
+        found = {}
+        for table, key in PUBLISHED.items():
+            columns = self.rows(
+                "select column_name from information_schema.columns"
+                " where table_schema = 'dwh' and table_name = %s and column_name <> all(%s) order by ordinal_position",
+                table,
+                list(LINEAGE),
+            )
+            names = ", ".join(row["column_name"] for row in columns)
+            row = self.one(
+                f"select count(*) as rows, md5(string_agg(md5(row({names})::text), '' order by {', '.join(key)})) as md5"
+                f" from dwh.{table}"
+            )
+            found[table] = row["rows"], row["md5"]
+        return found
+
+
+@pytest.fixture(scope="session")
+def platform() -> Deployed:
+    return Deployed()
+
+
+@pytest.fixture(scope="session")
+def warehouse(platform) -> Warehouse:
+    return Warehouse(platform.environment.warehouse())
+
+
+@pytest.fixture(scope="session")
+def object_store(platform):
+    """A boto3 client with the rights of Airflow's tasks."""
+    value, minio = platform.environment.value, platform.environment.hosts("minio")
+    endpoint = value("platform_s3_endpoint")
+    if minio:  # by address: the controller need not resolve the platform's names
+        endpoint = f"https://{value('ansible_host', minio[0])}:{endpoint.rsplit(':', 1)[1]}"
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=value("platform_s3_region"),
+        aws_access_key_id=value("platform_s3_airflow_access_key"),
+        aws_secret_access_key=value("platform_s3_airflow_secret_key"),
+        verify=str(platform.environment.ca_file),
+    )
+
+
+@pytest.fixture(scope="session")
+def run_flights(platform, warehouse):
+    """Runs the flights pipeline over [start, end) and returns what came of it."""
+
+    def run(start: str, end: str, *arguments: str) -> Run:
+        known = {row["run_id"] for row in warehouse.rows("select run_id from etl.run")}
+        play = platform.playbook(
+            "playbooks/run_pipeline.yml", "-e", "pipeline=flights", "-e", f"from={start}", "-e", f"to={end}", *arguments
+        )
+        rows = warehouse.rows(
+            "select * from etl.run where pipeline = 'flights' and interval_from = %s and interval_to = %s"
+            " order by started_at desc",
+            datetime.fromisoformat(start),
+            datetime.fromisoformat(end),
+        )
+        # Without `again`, an interval that was published is left as it is: then the run is the one that published it.
+        new = [row for row in rows if row["run_id"] not in known] or (rows if not arguments else [])
+        return Run(play, new[0] if new else None)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def year(run_flights) -> Run:
+    """The run that published the whole of 2013."""
+    run = run_flights(*YEAR)
+    assert run.play.returncode == 0, run.play.failed or run.play.stderr
+    assert run.ledger and run.ledger["state"] == "published", run.ledger
+    return run

@@ -1,0 +1,205 @@
+"""The flights pipeline on a deployed platform, held against figures computed from the public data alone."""
+
+import hashlib
+import json
+import socket
+import time
+
+import pytest
+
+from tests.oracle import flights_2013
+
+FEBRUARY = ("2013-02-01", "2013-03-01")
+MARCH = ("2013-03-01", "2013-04-01")
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict:
+    return flights_2013.figures()
+
+
+@pytest.fixture(scope="module")
+def facts(year, warehouse) -> dict:
+    """The same figures, as published."""
+    return warehouse.one("""
+        select
+            count(*) as rows,
+            avg(arr_delay_minutes)::float8 as mean_arr_delay,
+            count(*) filter (where cancelled) as cancelled,
+            count(*) filter (where diverted) as diverted,
+            count(*) filter (where not dest_known) as unknown_dest_rows,
+            array_agg(distinct dest order by dest) filter (where not dest_known) as unknown_dest,
+            count(*) filter (where tailnum is null) as no_tailnum_rows,
+            count(*) filter (where tailnum is not null and not plane_known) as unknown_tailnum_rows,
+            count(distinct tailnum) filter (where not plane_known) as unknown_tailnums,
+            sum(distance_miles) as distance,
+            sum(air_time_minutes) as air_time,
+            sum(flight_id) as flight_ids,
+            sum(extract(epoch from scheduled_departure))::bigint as departure_epochs
+        from dwh.fact_flight
+    """)
+
+
+FIGURES = (
+    "rows cancelled diverted unknown_dest_rows unknown_dest no_tailnum_rows unknown_tailnum_rows unknown_tailnums"
+    " distance air_time flight_ids departure_epochs"
+).split()
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_published_figure_is_the_oracles(facts, oracle, figure):
+    assert facts[figure] == oracle[figure]
+
+
+def test_mean_arrival_delay(facts, oracle):
+    assert facts["mean_arr_delay"] == pytest.approx(oracle["mean_arr_delay"], rel=1e-12)
+
+
+def test_rows_by_month(year, warehouse, oracle):
+    rows = warehouse.rows("select to_char(flight_date, 'YYYY-MM') as key, count(*) from dwh.fact_flight group by key")
+    assert {row["key"]: row["count"] for row in rows} == oracle["by_month"]
+
+
+def test_rows_and_mean_delay_by_carrier(year, warehouse, oracle):
+    rows = warehouse.rows(
+        "select carrier, count(*), avg(arr_delay_minutes)::float8 as mean from dwh.fact_flight group by carrier"
+    )
+    assert {row["carrier"]: row["count"] for row in rows} == oracle["by_carrier"]
+    assert {row["carrier"]: row["mean"] for row in rows} == pytest.approx(
+        oracle["mean_arr_delay_by_carrier"], rel=1e-12
+    )
+
+
+def test_aggregates_add_up_to_the_same(year, warehouse, oracle):
+    row = warehouse.one("""
+        select
+            sum(flights) as flights,
+            sum(cancelled) as cancelled,
+            sum(diverted) as diverted,
+            sum(mean_arr_delay_minutes * (departed - diverted)) / sum(departed - diverted) as mean
+        from dwh.agg_delay_day
+    """)
+    assert (row["flights"], row["cancelled"], row["diverted"]) == (
+        oracle["rows"],
+        oracle["cancelled"],
+        oracle["diverted"],
+    )
+    assert row["mean"] == pytest.approx(oracle["mean_arr_delay"], rel=1e-9)
+
+
+def test_dimensions_hold_the_source_and_the_unknown_members(year, warehouse, oracle):
+    airports = warehouse.one("select count(*) filter (where known) as known, count(*) as all from dwh.dim_airport")
+    planes = warehouse.one("select count(*) filter (where known) as known, count(*) as all from dwh.dim_plane")
+    assert warehouse.one("select count(*) from dwh.dim_airline")["count"] == oracle["airlines"]
+    assert airports == {"known": oracle["airports"], "all": oracle["airports"] + len(oracle["unknown_dest"])}
+    assert planes == {"known": oracle["planes"], "all": oracle["planes"] + oracle["unknown_tailnums"]}
+
+
+def test_ledger_counts_the_source_rows(year, warehouse, oracle):
+    run_id = year.ledger["run_id"]
+    rows = warehouse.rows("select dataset, row_count from etl.run_source where run_id = %s", run_id)
+    counted = {row["dataset"]: row["row_count"] for row in rows}
+    assert set(counted) == {"flights", "planes", "airlines", "airports"}
+    assert (counted["flights"], counted["planes"]) == (oracle["rows"], oracle["planes"])
+    rejected = warehouse.one("select coalesce(sum(row_count), 0) as rows from etl.run_reject where run_id = %s", run_id)
+    assert rejected["rows"] == 0, "the 2013 data break no rule"
+
+
+def test_raw_objects_are_what_their_sealed_manifests_list(year, warehouse, object_store, platform):
+    bucket = platform.environment.value("platform_s3_buckets")["raw"]
+    sources = warehouse.rows("select dataset, manifest from etl.run_source where run_id = %s", year.ledger["run_id"])
+    for source in sources:
+        files = source["manifest"]["files"]
+        prefix = files[0]["key"].rpartition("/")[0] + "/"
+        listed = object_store.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+        assert {item["Key"] for item in listed} == {file["key"] for file in files} | {prefix + "_manifest.json"}
+        sealed = json.load(object_store.get_object(Bucket=bucket, Key=prefix + "_manifest.json")["Body"])
+        assert [file["sha256"] for file in sealed["files"]] == [file["sha256"] for file in files]
+        for file in files:
+            content = object_store.get_object(Bucket=bucket, Key=file["key"])["Body"].read()
+            assert len(content) == int(file["bytes"])
+            assert hashlib.sha256(content).hexdigest() == file["sha256"], file["key"]
+
+
+@pytest.fixture(scope="module")
+def history(platform):
+    """The history server's REST API, asked on its own host with that host's client certificate."""
+    host = platform.environment.hosts("spark_history")[0]
+    name = f"{host}.{platform.environment.value('platform_domain')}"
+    credentials = "--cert /etc/spark/tls/spark.crt --key /etc/spark/tls/spark.key"
+
+    def get(path: str):
+        url = f"https://{name}:18480/api/v1/{path}"
+        return json.loads(platform.run(host, f"curl -sSf {credentials} '{url}'"))
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def applications(year, history) -> dict[str, str]:
+    """Ids of the year's Spark applications, by stage."""
+    found = {}
+    for application in history("applications?status=completed"):
+        started = application["attempts"][-1]["startTimeEpoch"] / 1000
+        if year.ledger["started_at"].timestamp() <= started <= year.ledger["finished_at"].timestamp():
+            stage = application["name"].split()[0].removeprefix("flights.")
+            found[stage] = application["id"]
+    return found
+
+
+def test_every_stage_ran_tasks_on_a_worker(applications, history, platform):
+    workers = set(platform.environment.hosts("spark_worker"))
+    assert set(applications) == {"clean_data", "enrich_data", "aggregate_data"}
+    for stage, application in applications.items():
+        executors = [e for e in history(f"applications/{application}/allexecutors") if e["id"] != "driver"]
+        on_workers = [e for e in executors if e["hostPort"].split(".")[0].split(":")[0] in workers]
+        assert sum(e["completedTasks"] for e in on_workers) > 0, f"{stage}: no task ran on {workers}: {executors}"
+
+
+def test_spark_read_every_source_row(applications, history, oracle):
+    stages = history(f"applications/{applications['clean_data']}/stages?status=complete")
+    assert oracle["rows"] in [stage["inputRecords"] for stage in stages]
+
+
+def test_a_rerun_publishes_the_same_content(year, run_flights, warehouse):
+    before = warehouse.contents()
+    run = run_flights(*FEBRUARY, "-e", "again=true")
+    assert run.play.returncode == 0, run.play.failed or run.play.stderr
+    assert run.ledger["state"] == "published"
+    assert warehouse.contents() == before
+    february = warehouse.one("select run_id from etl.v_published where partition_name = 'fact_flight_201302'")
+    assert february["run_id"] == run.ledger["run_id"], "the partition is the new run's"
+
+
+def test_the_comparison_of_contents_sees_a_difference(year, warehouse):
+    """The check above can fail: a month less is another content."""
+    whole = warehouse.contents()["fact_flight"]
+    fewer = warehouse.one("select count(*) as rows from dwh.fact_flight where flight_date < '2013-12-01'")
+    assert fewer["rows"] < whole[0]
+
+
+@pytest.fixture
+def nifi_stopped(platform):
+    """NiFi down for the test, up and taking requests again after it."""
+    host = platform.environment.hosts("nifi")[0]
+    address = platform.environment.value("ansible_host", host), platform.environment.value("platform_nifi_request_port")
+    platform.run(host, "systemctl stop nifi.service")
+    yield
+    platform.run(host, "systemctl start nifi.service")
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(5)
+    pytest.fail(f"NiFi takes no requests on {address} five minutes after its start")
+
+
+def test_without_nifi_the_run_fails_and_nothing_changes(year, run_flights, warehouse, nifi_stopped):
+    before = warehouse.contents()
+    run = run_flights(*MARCH, "-e", "again=true")
+    assert run.play.returncode != 0
+    assert "nifi" in " ".join(run.play.failed).lower(), run.play.failed
+    assert run.ledger is None or run.ledger["state"] == "failed", run.ledger
+    assert warehouse.contents() == before

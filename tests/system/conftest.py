@@ -45,23 +45,22 @@ class Warehouse:
         (row,) = self.rows(query, *arguments)
         return row
 
+    def content(self, table: str, where: str = "true") -> tuple[int, str]:
+        """Rows and checksum of a published table, whatever run wrote them."""
+        columns = self.rows(
+            "select column_name from information_schema.columns"
+            " where table_schema = 'dwh' and table_name = %s and column_name <> all(%s) order by ordinal_position",
+            table,
+            list(LINEAGE),
+        )
+        names, key = ", ".join(row["column_name"] for row in columns), ", ".join(PUBLISHED[table])
+        checksum = f"md5(string_agg(md5(row({names})::text), '' order by {key}))"
+        row = self.one(f"select count(*) as rows, {checksum} as md5 from dwh.{table} where {where}")
+        return row["rows"], row["md5"]
+
     def contents(self) -> dict[str, tuple[int, str]]:
-        """Rows and checksum of every published table, whatever run wrote them."""
-        found = {}
-        for table, key in PUBLISHED.items():
-            columns = self.rows(
-                "select column_name from information_schema.columns"
-                " where table_schema = 'dwh' and table_name = %s and column_name <> all(%s) order by ordinal_position",
-                table,
-                list(LINEAGE),
-            )
-            names = ", ".join(row["column_name"] for row in columns)
-            row = self.one(
-                f"select count(*) as rows, md5(string_agg(md5(row({names})::text), '' order by {', '.join(key)})) as md5"
-                f" from dwh.{table}"
-            )
-            found[table] = row["rows"], row["md5"]
-        return found
+        """The content of every published table."""
+        return {table: self.content(table) for table in PUBLISHED}
 
 
 @pytest.fixture(scope="session")

@@ -41,9 +41,19 @@ def facts(year, warehouse) -> dict:
 
 
 FIGURES = (
-    "rows cancelled diverted unknown_dest_rows unknown_dest no_tailnum_rows unknown_tailnum_rows unknown_tailnums"
-    " distance air_time flight_ids departure_epochs"
-).split()
+    "rows",
+    "cancelled",
+    "diverted",
+    "unknown_dest_rows",
+    "unknown_dest",
+    "no_tailnum_rows",
+    "unknown_tailnum_rows",
+    "unknown_tailnums",
+    "distance",
+    "air_time",
+    "flight_ids",
+    "departure_epochs",
+)
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -171,11 +181,9 @@ def test_a_rerun_publishes_the_same_content(year, run_flights, warehouse):
     assert february["run_id"] == run.ledger["run_id"], "the partition is the new run's"
 
 
-def test_the_comparison_of_contents_sees_a_difference(year, warehouse):
-    """The check above can fail: a month less is another content."""
-    whole = warehouse.contents()["fact_flight"]
-    fewer = warehouse.one("select count(*) as rows from dwh.fact_flight where flight_date < '2013-12-01'")
-    assert fewer["rows"] < whole[0]
+def test_the_comparison_of_contents_sees_one_row(year, warehouse):
+    """The check above can fail: without one of the rows it is another content."""
+    assert warehouse.content("fact_flight", "flight_id <> 1") != warehouse.content("fact_flight")
 
 
 @pytest.fixture

@@ -1,0 +1,135 @@
+"""What every pipeline's DAG needs of the platform: its release, its run, clients made from Airflow's connections."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from jobs.declaration import Declaration
+from jobs.load.ledger import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+RELEASES = Path("/opt/etl/releases")
+BOUND = re.compile(r"\d{4}-\d{2}-\d{2}( \d{2}:\d{2}:\d{2})?")
+FORMAT = "%Y-%m-%d %H:%M:%S"
+
+
+def release(root: Path = ROOT) -> str:
+    """Id of the release whose bundle version this file belongs to; 'unreleased' in a plain checkout."""
+    path = root / "RELEASE"
+    return json.loads(path.read_text())["id"] if path.exists() else "unreleased"
+
+
+def run_of(declaration: Declaration, context: dict[str, Any]) -> Run:
+    """The run that an Airflow context is about.
+
+    The interval is `from` and `to` of the run's parameters (both or none), else the schedule's data interval; it is in
+    the time zone that the pipeline declares. Raises ValueError when it is no interval.
+    """
+    dag_run, params = context["dag_run"], context["params"]
+    if params.get("from") or params.get("to"):
+        start, end = _bound(params, "from"), _bound(params, "to")
+    elif dag_run.data_interval_start is None:
+        raise ValueError("a run without a schedule's interval needs the parameters `from` and `to`")
+    else:
+        zone = ZoneInfo(declaration.timezone)
+        start, end = (
+            moment.astimezone(zone).replace(tzinfo=None)
+            for moment in (dag_run.data_interval_start, dag_run.data_interval_end)
+        )
+    if start >= end:
+        raise ValueError(f"`from` ({start}) must be before `to` ({end})")
+    return Run(
+        run_id=re.sub(r"[^A-Za-z0-9_.-]", "_", dag_run.run_id),
+        dag_run_id=dag_run.run_id,
+        pipeline=declaration.pipeline,
+        release=release(),
+        attempt=context["ti"].try_number,
+        interval_from=start,
+        interval_to=end,
+    )
+
+
+def _bound(params: dict[str, Any], name: str) -> datetime:
+    """A parameter as a naive local time; ValueError names it when it is missing or malformed."""
+    value = params.get(name)
+    if not isinstance(value, str) or not BOUND.fullmatch(value):
+        raise ValueError(f"the parameter `{name}` is {value!r}; it must be YYYY-MM-DD or YYYY-MM-DD HH:MM:SS")
+    return datetime.strptime(value if len(value) > 10 else f"{value} 00:00:00", FORMAT)
+
+
+@contextmanager
+def warehouse() -> Iterator[Any]:
+    """A psycopg connection to the warehouse as etl_load; at the end what is open is committed, on an error rolled back."""
+    import psycopg
+    from airflow.sdk import Connection
+
+    given = Connection.get("dwh")
+    with psycopg.connect(
+        host=given.host,
+        port=given.port,
+        dbname=given.schema,
+        user=given.login,
+        password=given.password,
+        application_name="airflow",
+        connect_timeout=10,
+        **given.extra_dejson,
+    ) as connection:
+        yield connection
+
+
+def object_store() -> tuple[Any, dict[str, str]]:
+    """(boto3 S3 client, bucket names by purpose)."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from airflow.sdk import Connection
+
+    return S3Hook(aws_conn_id="s3").get_conn(), Connection.get("s3").extra_dejson["buckets"]
+
+
+@contextmanager
+def nifi() -> Iterator[tuple[Any, str]]:
+    """(requests session with Airflow's client certificate, base URL of NiFi's request port)."""
+    import requests
+    from airflow.sdk import Connection
+
+    given = Connection.get("nifi")
+    with requests.Session() as session:
+        session.cert = (given.extra_dejson["cert"], given.extra_dejson["key"])
+        session.verify = given.extra_dejson["ca"]
+        yield session, f"{given.schema}://{given.host}:{given.port}"
+
+
+def landed_files(connection: str, pattern: str) -> list[str]:
+    """Names of the files in the landing directory of an SFTP source that match a glob pattern, sorted.
+
+    Raises FileNotFoundError when none does: a source that delivers nothing is a fault, not an empty data set.
+    """
+    from fnmatch import fnmatchcase
+
+    from airflow.providers.sftp.hooks.sftp import SFTPHook
+    from airflow.sdk import Connection
+
+    directory = Connection.get(connection).extra_dejson.get("directory", "/")
+    with SFTPHook(ssh_conn_id=connection).get_managed_conn() as client:
+        names = sorted(name for name in client.listdir(directory) if fnmatchcase(name, pattern))
+    if not names:
+        raise FileNotFoundError(f"{connection}: no file in {directory} matches {pattern}")
+    return names
+
+
+def stage_record(s3: Any, bucket: str, run: Run, stage: str) -> dict[str, Any]:
+    """The record that the latest finished attempt of a Spark stage left; FileNotFoundError when none finished."""
+    prefix = f"_stages/{run.run_id}/"
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+    attempts = [int(key.split("/")[-2]) for key in keys if key.endswith(f"/{stage}.json")]
+    if not attempts:
+        raise FileNotFoundError(f"s3://{bucket}/{prefix} holds no record of the stage {stage}")
+    answer = s3.get_object(Bucket=bucket, Key=f"{prefix}{max(attempts)}/{stage}.json")
+    return json.loads(answer["Body"].read())

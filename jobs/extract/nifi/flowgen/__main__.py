@@ -1,0 +1,21 @@
+"""Write the committed flow definitions, one for each declared pipeline."""
+
+import json
+from pathlib import Path
+
+from jobs import declaration
+from jobs.extract.nifi.flowgen.extract import build
+
+FLOWS = Path(__file__).resolve().parents[1] / "flows"
+
+
+def render(pipeline: str) -> str:
+    """The text of a pipeline's committed definition."""
+    return json.dumps(build(declaration.load(pipeline)), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    FLOWS.mkdir(exist_ok=True)
+    for name in declaration.names():
+        (FLOWS / f"{name}.json").write_text(render(name))
+        print(FLOWS / f"{name}.json")

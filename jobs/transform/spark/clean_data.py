@@ -1,0 +1,169 @@
+"""Stage clean: raw objects, as listed by sealed manifests, become typed rows; rows that break a rule go to quarantine.
+
+spark-submit clean_data.py --pipeline flights --run-id R --attempt 1 --from … --to …
+--manifest flights=s3a://raw/…/_manifest.json --manifest planes=…
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
+
+# The code and declarations of the release that this file belongs to, whatever else is on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from jobs.declaration import Source, load
+from jobs.transform.spark.session import Run, Stage, StageError, arguments, submit
+from jobs.transform.spark.storage import Storage
+
+FILE, UNREADABLE = "_file", "_unreadable"
+# Spark's own reader, by class: the name "avro" asks for a further jar that adds only SQL functions.
+AVRO = "org.apache.spark.sql.avro.AvroFileFormat"
+
+
+def clean(rows: DataFrame, source: Source, newest: str | None = None) -> tuple[DataFrame, DataFrame]:
+    """Split raw rows into accepted and rejected ones; every row is in exactly one of them.
+
+    rows: the source's columns as extracted, plus `_file` (origin) and, for text formats, `_unreadable` (the line that
+    could not be parsed, else null). A row is rejected by the first that applies: unreadable_row, unreadable_value (a
+    value that does not fit the type in source.columns), the source's rules in order, duplicate_key. Among accepted rows
+    with the same key the one with the greatest `newest` column stays.
+
+    Returns (accepted: the source's columns, typed; rejected: source_row as JSON, source_file, rule, reason).
+    """
+    given = [name for name in rows.columns if name not in (FILE, UNREADABLE)]
+    names = list(source.columns) or given
+    typed = [
+        F.expr(f"try_cast(`{name}` as {source.columns[name]})").alias(name) if source.columns else F.col(name)
+        for name in names
+    ]
+    original = F.struct(*[F.col(name) for name in rows.columns if name != FILE])
+    judged = rows.select(*typed, FILE, original.alias("_row"), _unfit(rows, source).alias("_fit"))
+    judged = judged.withColumn("_verdict", _first_broken_rule(source))
+
+    order = [
+        F.col("_verdict").isNotNull(),
+        *([F.col(newest).desc_nulls_last()] if newest else []),
+        F.col(FILE),
+        F.xxhash64(*names),
+    ]
+    place = F.row_number().over(Window.partitionBy(*source.key).orderBy(*order))
+    duplicate = F.col("_verdict").isNull() & (F.col("_place") > 1)
+    judged = judged.withColumn("_place", place).withColumn(
+        "_verdict",
+        F.when(duplicate, _verdict("duplicate_key", f"Another row has the same {', '.join(source.key)}")).otherwise(
+            F.col("_verdict")
+        ),
+    )
+    accepted = judged.where(F.col("_verdict").isNull()).select(*names)
+    rejected = judged.where(F.col("_verdict").isNotNull()).select(
+        F.to_json("_row", {"ignoreNullFields": "false"}).alias("source_row"),
+        F.col(FILE).alias("source_file"),
+        F.col("_verdict.rule").alias("rule"),
+        F.col("_verdict.reason").alias("reason"),
+    )
+    return accepted, rejected
+
+
+def _verdict(rule: str, reason: str | Column) -> Column:
+    return F.struct(F.lit(rule).alias("rule"), (F.lit(reason) if isinstance(reason, str) else reason).alias("reason"))
+
+
+def _unfit(rows: DataFrame, source: Source) -> Column:
+    """The verdict on what can only be seen before the types are set, null when all is well."""
+    verdicts = (
+        [F.when(F.col(UNREADABLE).isNotNull(), _verdict("unreadable_row", "The row could not be parsed"))]
+        if UNREADABLE in rows.columns
+        else []
+    )
+    for name, kind in source.columns.items():
+        unfit = F.expr(f"`{name}` is not null and try_cast(`{name}` as {kind}) is null")
+        verdicts.append(F.when(unfit, _verdict("unreadable_value", f"{name} is not a valid {kind}")))
+    return F.coalesce(*verdicts, F.lit(None))
+
+
+def _first_broken_rule(source: Source) -> Column:
+    return F.coalesce(
+        F.col("_fit"), *[F.when(F.expr(rule.reject_if), _verdict(rule.name, rule.reason)) for rule in source.rules]
+    )
+
+
+def read_manifest(storage: Storage, url: str, run: Run, source: str) -> dict:
+    """Return a sealed manifest with `paths`: the URLs of its files, which lie beside it.
+
+    Raises StageError when it belongs to another pipeline, run or source, or a file is missing or of another size.
+    """
+    manifest = json.loads(storage.read_text(url))
+    for name, expected in {"pipeline": run.pipeline, "run_id": run.run_id, "dataset": source}.items():
+        if manifest[name] != expected:
+            raise StageError(f"{url}: {name} is {manifest[name]!r}, expected {expected!r}")
+    directory = url.rpartition("/")[0]
+    manifest["paths"] = [f"{directory}/{file['key'].rpartition('/')[2]}" for file in manifest["files"]]
+    sizes = {path: int(file["bytes"]) for path, file in zip(manifest["paths"], manifest["files"], strict=True)}
+    present = set(storage.names(directory))
+    for path, stated in sizes.items():
+        if path.rpartition("/")[2] not in present:
+            raise StageError(f"{path} is listed by its manifest, but is not there")
+        if (found := storage.size(path)) != stated:
+            raise StageError(f"{path} has {found} bytes, its manifest says {stated}")
+    return manifest
+
+
+def read_raw(spark: SparkSession, source: Source, paths: list[str]) -> DataFrame:
+    """Read raw files into the source's columns plus `_file`; text formats as strings, with `_unreadable`."""
+    text = StructType([StructField(name, StringType()) for name in [*source.columns, UNREADABLE]])
+    if source.format in ("csv", "json"):
+        reader = spark.read.schema(text).option("columnNameOfCorruptRecord", UNREADABLE).option("multiLine", True)
+    if source.format == "csv":
+        rows = reader.option("columnPruning", False).csv(paths, header=True, enforceSchema=False, escape='"')
+    elif source.format == "json":
+        rows = reader.json(paths)
+    elif source.format == "parquet":
+        rows = spark.read.parquet(*paths)
+    else:
+        rows = spark.read.format(AVRO).load(paths)
+    return rows.withColumn(FILE, F.col("_metadata.file_path"))
+
+
+def count(rows: DataFrame) -> int:
+    """Count rows as they are parsed in full; a bare count() of a text file may skip what it does not need."""
+    return rows.agg(F.count(F.lit(1)).alias("rows"), F.max(F.xxhash64(*rows.columns))).first()["rows"]
+
+
+def clean_source(stage: Stage, source: Source, url: str) -> None:
+    """Clean one source's rows and account for every one of them."""
+    manifest = read_manifest(stage.storage, url, stage.run, source.name)
+    if not manifest["paths"]:
+        raise StageError(f"{url} lists no files: an empty extract still has one part, with its columns")
+    with stage.doing(f"{source.name}, look at the files"):
+        rows = read_raw(stage.spark, source, manifest["paths"])
+    stated = [file.get("rows") for file in manifest["files"]]
+    if None in stated:
+        with stage.doing(f"{source.name}, count the rows of the files"):
+            rows_in = count(rows)
+    else:
+        rows_in = sum(map(int, stated))
+    accepted, rejected = clean(rows, source, newest="updated_at" if "updated_at" in rows.columns else None)
+    rows_out = stage.write(f"clean_{source.name}", accepted)
+    put_aside = stage.put_aside(source.name, rejected) if rows_out != rows_in else {}
+    stage.account(f"clean_{source.name}", rows_in, rows_out, put_aside)
+
+
+def clean_all(stage: Stage) -> None:
+    """Clean every source of the run's pipeline."""
+    sources = load(stage.run.pipeline).sources
+    if unmatched := set(sources) ^ set(stage.run.manifests):
+        raise StageError(
+            f"sources of {stage.run.pipeline} and --manifest do not agree about: {', '.join(sorted(unmatched))}"
+        )
+    for name, source in sources.items():
+        clean_source(stage, source, stage.run.manifests[name])
+
+
+if __name__ == "__main__":
+    submit("clean_data", arguments(sys.argv[1:], manifests=True), clean_all)

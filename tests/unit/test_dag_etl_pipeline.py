@@ -1,0 +1,164 @@
+"""The flights DAG: importable, owned, bounded, documented, in the right order."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_dag_module(name: str):
+    """Import a DAG file as Airflow does: by path, with nothing of it on sys.path."""
+    spec = importlib.util.spec_from_file_location(f"unusual_prefix_{name}", ROOT / f"dags/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def module():
+    return load_dag_module("etl_pipeline")
+
+
+@pytest.fixture(scope="module")
+def dag(module):
+    found = [value for value in vars(module).values() if type(value).__name__ == "DAG"]
+    return found[0] if found else module.DAG
+
+
+def context(params=None, interval=(None, None), run_id="manual__2013-01-01T00:00:00+00:00"):
+    """As much of a task's context as a run is made of."""
+    start, end = interval
+    dag_run = SimpleNamespace(run_id=run_id, data_interval_start=start, data_interval_end=end)
+    return {"dag_run": dag_run, "params": params or {}, "ti": SimpleNamespace(try_number=2)}
+
+
+def test_dag_is_named_after_its_file_and_documented(dag):
+    assert dag.dag_id == "etl_pipeline"
+    assert dag.description and len(dag.doc_md) > 300
+    assert "pipeline:flights" in dag.tags
+
+
+def test_one_run_at_a_time_and_no_catch_up(dag):
+    assert dag.max_active_runs == 1
+    assert dag.catchup is False
+    assert dag.dagrun_timeout <= timedelta(hours=12)
+
+
+def test_every_task_has_owner_alert_address_retries_limit_and_docs(dag):
+    for task in dag.tasks:
+        assert task.owner == "data-engineering", task.task_id
+        assert task.email and all("@" in address for address in task.email), task.task_id
+        assert task.retries >= 1 or task.task_id == "publish.audit", f"{task.task_id} is not retried"
+        assert timedelta(0) < task.execution_timeout <= timedelta(hours=2), task.task_id
+        assert task.doc_md, f"{task.task_id} has no documentation"
+        assert task.on_failure_callback, f"{task.task_id} would fail unnoticed by the ledger"
+
+
+def test_tasks_and_their_order(dag):
+    order = [task.task_id for task in dag.topological_sort()]
+    sources = {f"extract.{name}" for name in ("flights", "planes", "airlines", "airports")}
+    assert order[0] == "start"
+    assert set(order[1:5]) == sources
+    assert order[5:] == [
+        "transform.clean_data",
+        "transform.enrich_data",
+        "transform.aggregate_data",
+        "transform.record",
+        "load.staging",
+        "publish.audit",
+        "publish.publish",
+        "finish",
+    ]
+    for source in sources:
+        assert dag.get_task(source).upstream_task_ids == {"start"}
+    assert dag.get_task("transform.clean_data").upstream_task_ids == sources
+
+
+def test_spark_applications_are_those_of_the_release(module, dag):
+    for name in ("clean_data", "enrich_data", "aggregate_data"):
+        task = dag.get_task(f"transform.{name}")
+        assert task.application == f"/opt/etl/releases/unreleased/jobs/transform/spark/{name}.py"
+        assert task.py_files == "/opt/etl/releases/unreleased/jobs.zip"
+        assert (ROOT / f"jobs/transform/spark/{name}.py").exists()
+        assert "current" not in task.application
+    arguments = dag.get_task("transform.clean_data").application_args
+    assert arguments.count("--manifest") == 4
+    assert "{{ ti.try_number }}" in arguments
+
+
+def test_no_secret_in_any_argument(dag):
+    for task in dag.tasks:
+        text = str(getattr(task, "application_args", "")) + str(getattr(task, "conf", ""))
+        assert "password" not in text and "secret" not in text
+
+
+def test_run_from_parameters(module):
+    run = module.platform.run_of(module.DECLARATION, context({"from": "2013-01-01", "to": "2013-02-01 06:30:00"}))
+    assert run.run_id == "manual__2013-01-01T00_00_00_00_00"
+    assert (run.interval_from, run.interval_to) == (datetime(2013, 1, 1), datetime(2013, 2, 1, 6, 30))
+    assert run.attempt == 2
+    assert run.release == "unreleased"
+
+
+def test_run_from_the_schedule_is_in_the_sources_local_time(module):
+    interval = (datetime(2013, 6, 1, 4, tzinfo=UTC), datetime(2013, 7, 1, 4, tzinfo=UTC))
+    run = module.platform.run_of(module.DECLARATION, context(interval=interval))
+    assert (run.interval_from, run.interval_to) == (datetime(2013, 6, 1), datetime(2013, 7, 1))
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({}, "`from` and `to`"),
+        ({"from": "2013-01-01"}, "`to`"),
+        ({"to": "2013-01-01"}, "`from`"),
+        ({"from": "2013-01-01", "to": "tomorrow"}, "'tomorrow'"),
+        ({"from": "2013-01-01'; drop", "to": "2013-02-01"}, "`from`"),
+        ({"from": "2013-02-01", "to": "2013-01-01"}, "before"),
+    ],
+)
+def test_an_interval_that_is_none_is_refused(module, params, named):
+    with pytest.raises(ValueError, match=named):
+        module.platform.run_of(module.DECLARATION, context(params))
+
+
+def test_the_release_is_that_of_the_bundle_version(module, tmp_path):
+    (tmp_path / "RELEASE").write_text('{"id": "0123456789ab", "commit": "0123456789abcdef", "created": "now"}')
+    assert module.platform.release(tmp_path) == "0123456789ab"
+
+
+class Bucket:
+    """As much of an S3 client as reading a stage's record takes."""
+
+    def __init__(self, objects: dict[str, bytes]):
+        self.objects = objects
+
+    def get_paginator(self, _):
+        return self
+
+    def paginate(self, Bucket, Prefix):
+        keys = [key for key in self.objects if key.startswith(Prefix)]
+        return [{"Contents": [{"Key": key}]} for key in keys] or [{}]
+
+    def get_object(self, Bucket, Key):
+        return {"Body": SimpleNamespace(read=lambda: self.objects[Key])}
+
+
+def test_the_latest_record_of_a_stage_counts(module):
+    run = SimpleNamespace(run_id="r")
+    records = {f"_stages/r/{n}/clean.json": f'{{"attempt": {n}}}'.encode() for n in (2, 9, 10)}
+    s3 = Bucket(records | {"_stages/r/11/enrich.json": b"{}", "_stages/r2/12/clean.json": b"{}"})
+    assert module.platform.stage_record(s3, "curated", run, "clean") == {"attempt": 10}
+    with pytest.raises(FileNotFoundError, match="aggregate"):
+        module.platform.stage_record(s3, "curated", run, "aggregate")

@@ -201,4 +201,4 @@ def etl_pipeline():
     chain(start(), extract_group(), transform_group(), load_group(), publish_group(), finish())
 
 
-etl_pipeline()
+DAG = etl_pipeline()

@@ -32,8 +32,7 @@ def module():
 
 @pytest.fixture(scope="module")
 def dag(module):
-    found = [value for value in vars(module).values() if type(value).__name__ == "DAG"]
-    return found[0] if found else module.DAG
+    return module.DAG
 
 
 def context(params=None, interval=(None, None), run_id="manual__2013-01-01T00:00:00+00:00"):

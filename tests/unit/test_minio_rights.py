@@ -1,0 +1,99 @@
+"""The policies that the role minio makes from its defaults let each user do what it must, and nothing else."""
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROOT = Path(__file__).resolve().parents[2]
+BUCKETS = ("raw", "curated", "quarantine", "releases", "backups", "logs")
+PUT, GET, DELETE, LIST = "s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:ListBucket"
+
+# What the pipeline's parts do with buckets (docs/architecture), written down here a second time on purpose.
+RIGHTS = {
+    "etl-nifi": {"raw": {PUT, GET, LIST}},
+    "etl-spark": {
+        "raw": {GET, LIST},
+        "curated": {PUT, GET, DELETE, LIST},
+        "quarantine": {PUT, GET, LIST},
+        "logs": {PUT, GET, DELETE, LIST},
+    },
+    "etl-airflow": {
+        "raw": {GET, LIST},
+        "curated": {GET, LIST},
+        "quarantine": {PUT, GET, LIST},
+        "logs": {PUT, GET, LIST},
+        "releases": {GET, LIST},
+    },
+    "etl-release": {"releases": {PUT, GET, LIST}},
+    "etl-backup": {"backups": {PUT, GET, DELETE, LIST}},
+}
+
+
+def trusted(value):
+    """Mark every string in a structure as a template."""
+    if isinstance(value, dict):
+        return {key: trusted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [trusted(item) for item in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="module")
+def policies():
+    """The policy of each user, rendered from the role's defaults and the platform's values."""
+    defaults = yaml.safe_load((ROOT / "roles/minio/defaults/main.yml").read_text())
+    platform = yaml.safe_load((ROOT / "inventories/platform.yml").read_text())
+    secrets = {f"platform_s3_{user}_secret_key": "secret" for user in ("nifi", "spark", "airflow", "release", "backup")}
+    variables = trusted({**defaults, **{k: v for k, v in platform.items() if k.startswith("platform_s3_")}, **secrets})
+    users = Templar(loader=DataLoader(), variables=variables).template(variables["minio_users"])
+    template = trust_as_template((ROOT / "roles/minio/templates/policy.json.j2").read_text())
+    return {
+        user["access_key"]: yaml.safe_load(
+            Templar(loader=DataLoader(), variables={"__minio_grant": user}).template(template)
+        )
+        for user in users
+    }
+
+
+def allowed(policy, action, resource):
+    """Decide as IAM does: a denial wins, without a statement that allows nothing is allowed."""
+
+    def matches(statement):
+        return any(fnmatchcase(action, pattern) for pattern in statement["Action"]) and any(
+            fnmatchcase(resource, pattern) for pattern in statement["Resource"]
+        )
+
+    effects = {statement["Effect"] for statement in policy["Statement"] if matches(statement)}
+    return effects == {"Allow"}
+
+
+def test_every_user_is_known(policies):
+    assert set(policies) == set(RIGHTS)
+
+
+@pytest.mark.parametrize("user", RIGHTS)
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_rights(policies, user, bucket):
+    found = {
+        action
+        for action in (PUT, GET, DELETE, LIST)
+        if allowed(policies[user], action, f"arn:aws:s3:::{bucket}" + ("" if action == LIST else "/a/part-0.parquet"))
+    }
+    assert found == RIGHTS[user].get(bucket, set())
+
+
+@pytest.mark.parametrize("user", RIGHTS)
+def test_nobody_removes_versions_or_administers(policies, user):
+    for action in ("s3:DeleteObjectVersion", "s3:PutBucketVersioning", "s3:CreateBucket", "s3:DeleteBucket"):
+        for bucket in BUCKETS:
+            assert not allowed(policies[user], action, f"arn:aws:s3:::{bucket}")
+            assert not allowed(policies[user], action, f"arn:aws:s3:::{bucket}/a/part-0.parquet")
+
+
+def test_spark_clears_up_after_the_magic_committer_in_quarantine(policies):
+    key = "arn:aws:s3:::quarantine/flights/planes/dt=2013-01-01/__magic_job-1/part-0.pending"
+    assert allowed(policies["etl-spark"], DELETE, key)

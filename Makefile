@@ -70,7 +70,7 @@ lint-workflows: setup
 	$(timed) go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 -color
 
 bench: setup ## print timings and memory (asserts nothing)
-	$(timed) $(BIN)/python benchmarks/report.py -i $(INVENTORY) $(ARGS)
+	$(timed) $(BIN)/python benchmarks/report.py -i $(INVENTORY) --deploy $(ARGS)
 
 psql: $(STAMP) ## the published warehouse, read-only: make psql ARGS="-c 'table etl.run'"
 	@$(BIN)/python ansible/bin/environment.py -i $(INVENTORY) psql -- $(ARGS)

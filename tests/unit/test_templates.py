@@ -14,10 +14,8 @@ from ansible.vars.hostvars import HostVars
 from environment import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATES = sorted(str(path.relative_to(ROOT / "roles")) for path in ROOT.glob("roles/*/templates/**/*.j2"))
-
-# Groups are named after roles; these roles run elsewhere.
-GROUP = {"common": "all", "pki": "all", "lab": "all"}
+# Names with an underscore are parts that others include.
+TEMPLATES = sorted(str(path.relative_to(ROOT / "roles")) for path in ROOT.glob("roles/*/templates/**/[!_]*.j2"))
 
 FACTS = {
     "architecture": "x86_64",
@@ -97,7 +95,8 @@ def renderings(template: str, directory: Path) -> list[str]:
     role = template.split("/")[0]
     environment = inventory(directory)
     loader = environment._loader
-    host = environment._manager.get_hosts(GROUP.get(role, role))[0]
+    # Groups are named after roles; a role without a group of its own runs on every host.
+    host = environment.hosts(role if role in environment.groups else "all")[0]
     variables = {}
     for part in ("defaults", "vars"):
         path = ROOT / f"roles/{role}/{part}/main.yml"

@@ -96,7 +96,7 @@ def renderings(template: str, directory: Path) -> list[str]:
     environment = inventory(directory)
     loader = environment._loader
     # Groups are named after roles; a role without a group of its own runs on every host.
-    host = environment.hosts(role if role in environment.groups else "all")[0]
+    host = environment._manager.get_hosts(role if role in environment.groups else "all")[0]
     variables = {}
     for part in ("defaults", "vars"):
         path = ROOT / f"roles/{role}/{part}/main.yml"

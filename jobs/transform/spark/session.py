@@ -179,6 +179,69 @@ class Stage:
         self.note(name, rows_in, rows_out, rejected=rejected, added=added)
 
     def note(self, name: str, rows_in: int, rows_out: int, **more) -> None:
+        """Note and print a dataset's counts as they are, for a stage that checks them in its own way."""
+        counts = {"rows_in": rows_in, "rows_out": rows_out, "rejected": {}, **more, "prefix": self.prefix(name)}
+        self.datasets[name] = counts
+        print(f"{name}: {rows_in} rows in, {rows_out} out, rejected: {counts['rejected'] or 'none'}", flush=True)
+
+    def _sealed(self) -> dict | None:
+        path = self.record_path(self.name, self.run.attempt)
+        if not self.storage.exists(path):
+            return None
+        record = json.loads(self.storage.read_text(path))
+        if record["inputs"] != self.inputs:
+            raise StageError(f"{path} was made from other inputs ({record['inputs']}): submit with the next --attempt")
+        return record
+
+    def _follow(self, stage: str) -> dict[str, dict]:
+        directory = f"{self.curated}/_stages/{self.run.run_id}"
+        for attempt in sorted((int(name) for name in self.storage.names(directory) if name.isdigit()), reverse=True):
+            path = self.record_path(stage, attempt)
+            if self.storage.exists(path):
+                self.inputs[stage] = path
+                return json.loads(self.storage.read_text(path))["datasets"]
+        raise StageError(f"run {self.run.run_id} has no finished stage {stage} under {directory}: run {stage} first")
+
+    def read(self, dataset: str) -> DataFrame:
+        """Read a dataset that the stage before wrote."""
+        with self.doing(f"{dataset}, look at the files"):
+            return self.spark.read.parquet(self.given[dataset]["prefix"])
+
+    def write(self, name: str, rows: DataFrame) -> int:
+        """Write a dataset as Parquet to its prefix; return the number of rows found there afterwards."""
+        prefix = self._new(self.prefix(name))
+        with self.doing(f"{name}, read, transform and write"):
+            rows.write.parquet(prefix)
+        with self.doing(f"{name}, count what was written"):
+            return self.spark.read.schema(rows.schema).parquet(prefix).count()
+
+    def put_aside(self, source: str, rejected: DataFrame) -> dict[str, int]:
+        """Write rejected rows as JSON lines to quarantine; return how many are found there, by rule."""
+        prefix = self._new(f"{self.quarantine}/{self.run.path(f'{self.run.pipeline}/{source}')}")
+        with self.doing(f"{source}, put rejected rows into quarantine"):
+            rejected.write.json(prefix, ignoreNullFields=False)
+        with self.doing(f"{source}, count rejected rows"):
+            counts = self.spark.read.schema(rejected.schema).json(prefix).groupBy("rule").count().collect()
+        return {row["rule"]: row["count"] for row in sorted(counts)}
+
+    def _new(self, prefix: str) -> str:
+        if self.storage.exists(prefix):
+            raise StageError(f"{prefix} holds what an unfinished attempt left: submit with the next --attempt")
+        return prefix
+
+    def account(
+        self, name: str, rows_in: int, rows_out: int, rejected: dict[str, int] | None = None, added: int = 0
+    ) -> None:
+        """Note a dataset's counts. Raises StageError unless rows_in + added = rows_out + rejected."""
+        rejected = rejected or {}
+        if rows_in + added != rows_out + sum(rejected.values()):
+            raise StageError(
+                f"{name}: {rows_in} rows in and {added} added, "
+                f"but {rows_out} out and {sum(rejected.values())} rejected {rejected}"
+            )
+        self.note(name, rows_in, rows_out, rejected=rejected, added=added)
+
+    def note(self, name: str, rows_in: int, rows_out: int, **more) -> None:
         """Note a dataset's counts as they are, for a stage that checks them in its own way."""
         self.datasets[name] = {
             "rows_in": rows_in,

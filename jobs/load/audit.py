@@ -1,0 +1,186 @@
+"""Audits of staged rows: what must hold before they are published.
+
+Always checked, for every table: as many rows as the stage that wrote them counted, a unique key without nulls, and days inside the
+run's interval; for every source: as many rows read as its manifest counts. Further audits are those of the declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from jobs.load.data_partitioning import days
+from jobs.load.ledger import Run
+from jobs.load.statements import columns, key_of, require_idle, staged_name, table
+
+
+@dataclass(frozen=True)
+class Result:
+    """One audit of one dataset; `expected` and `found` are for people."""
+
+    dataset: str
+    audit: str
+    passed: bool
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.audit} of {self.dataset}: expected {self.expected}, found {self.found}"
+
+
+class AuditFailed(RuntimeError):
+    """At least one audit failed; `results` holds all, the message every failed one with what was expected and found."""
+
+    def __init__(self, results: list[Result]) -> None:
+        self.results = results
+        failed = [result for result in results if not result.passed]
+        super().__init__(f"{len(failed)} of {len(results)} audits failed: " + "; ".join(map(str, failed)))
+
+
+def check(conn: psycopg.Connection, declaration: Any, run: Run) -> list[Result]:
+    """Check the run's staged rows and enter the results in etl.audit_result.
+
+    Returns the results; raises AuditFailed when one did not pass, after they are entered.
+    """
+    require_idle(conn)
+    with conn.transaction():
+        results = list(_results(conn, declaration, run))
+        conn.execute("delete from etl.audit_result where run_id = %s", (run.run_id,))
+        with conn.cursor() as cursor:
+            cursor.executemany(
+                "insert into etl.audit_result (run_id, dataset, audit, passed, expected, found) values (%s, %s, %s, %s, %s, %s)",
+                [(run.run_id, r.dataset, r.audit, r.passed, r.expected, r.found) for r in results],
+            )
+    if not all(result.passed for result in results):
+        raise AuditFailed(results)
+    return results
+
+
+def _results(conn: psycopg.Connection, declaration: Any, run: Run) -> Iterator[Result]:
+    for source in declaration.sources:
+        yield _rows_read(conn, run, source)
+    for published in declaration.publish.values():
+        yield _rows_staged(conn, run, published.name)
+        yield _unique(conn, run, published)
+        yield _no_bad_row(conn, run, published.name, "key_not_null", _any_null(published.key), "no null in the key")
+        if day := published.partition_column or published.interval:
+            start, end = days(run)
+            outside = sql.SQL("{0} < {1} or {0} >= {2}").format(sql.Identifier(day), start, end)
+            yield _no_bad_row(
+                conn, run, published.name, "inside_interval", outside, f"{day} from {start} to before {end}"
+            )
+    for audit in declaration.audits:
+        yield _declared(conn, run, audit)
+
+
+def _rows_read(conn: psycopg.Connection, run: Run, source: str) -> Result:
+    manifest = conn.execute(
+        "select row_count from etl.run_source where run_id = %s and dataset = %s", (run.run_id, source)
+    ).fetchone()
+    if manifest is None:
+        return Result(source, "rows_read", False, "a sealed manifest", "none in the ledger")
+    read = _stage_rows(conn, run, "rows_in", f"clean_{source}", source)
+    if manifest[0] is None:
+        return Result(source, "rows_read", read is not None, "rows of files taken as they are", _rows(read))
+    return Result(source, "rows_read", read == manifest[0], _rows(manifest[0]), _rows(read))
+
+
+def _rows_staged(conn: psycopg.Connection, run: Run, name: str) -> Result:
+    written = _stage_rows(conn, run, "rows_out", name)
+    staged = _count(conn, _staged(run, name))
+    return Result(name, "rows_staged", staged == written, _rows(written), _rows(staged))
+
+
+def _unique(conn: psycopg.Connection, run: Run, published: Any) -> Result:
+    twice = conn.execute(
+        sql.SQL("select count(*) over (), {0} from {1} group by {0} having count(*) > 1 limit 1").format(
+            columns(published.key), _staged(run, published.name)
+        )
+    ).fetchone()
+    found = f"{twice[0]} keys more than once, such as {tuple(map(str, twice[1:]))}" if twice else "unique"
+    return Result(published.name, "key_unique", twice is None, f"({', '.join(published.key)}) unique", found)
+
+
+def _declared(conn: psycopg.Connection, run: Run, audit: dict[str, Any]) -> Result:
+    """One audit of the declaration; its kind is told by its keys (see the schema)."""
+    name, dataset = audit["name"], audit["table"]
+    if other := audit.get("equals_rows_of"):
+        expected, found = _stage_rows(conn, run, "rows_out", other), _count(conn, _staged(run, dataset))
+        return Result(dataset, name, found == expected, f"{_rows(expected)} as {other}", _rows(found))
+    if other := audit.get("equals_count_of"):
+        total = conn.execute(
+            sql.SQL("select coalesce(sum({}), 0)::bigint from {}").format(
+                sql.Identifier(audit["sum"]), _staged(run, dataset)
+            )
+        ).fetchone()[0]
+        expected = _count(conn, _staged(run, other))
+        return Result(
+            dataset, name, total == expected, f"sum of {audit['sum']} {expected} as rows of {other}", str(total)
+        )
+    if other := audit.get("references"):
+        return _references(conn, run, name, dataset, audit["columns"], other)
+    if required := audit.get("not_null"):
+        return _no_bad_row(conn, run, dataset, name, _any_null(required), f"no null in {', '.join(required)}")
+    return _no_bad_row(
+        conn, run, dataset, name, sql.SQL("({}) is not true").format(sql.SQL(audit["check"])), audit["check"]
+    )
+
+
+def _references(conn: psycopg.Connection, run: Run, name: str, dataset: str, names: list[str], other: str) -> Result:
+    """Every row whose columns are not null finds its key among the staged or the published rows of another table."""
+    key = key_of(conn, other)
+    pairs = list(zip(key, names, strict=True))
+    match = sql.SQL(" and ").join(sql.SQL("d.{} = s.{}").format(sql.Identifier(k), sql.Identifier(n)) for k, n in pairs)
+    lost = conn.execute(
+        sql.SQL(
+            "select count(*), min(({row})::text) from {staged} as s where ({present})"
+            " and not exists (select from {fresh} as d where {match}) and not exists (select from {kept} as d where {match})"
+        ).format(
+            row=sql.SQL("row({})").format(columns(names, "s")),
+            staged=_staged(run, dataset),
+            present=sql.SQL(" and ").join(sql.SQL("s.{} is not null").format(sql.Identifier(n)) for n in names),
+            fresh=_staged(run, other),
+            kept=table("dwh", other),
+            match=match,
+        )
+    ).fetchone()
+    found = f"{lost[0]} rows without, such as {lost[1]}" if lost[0] else "all there"
+    return Result(dataset, name, lost[0] == 0, f"{', '.join(names)} in {other}", found)
+
+
+def _no_bad_row(
+    conn: psycopg.Connection, run: Run, dataset: str, name: str, bad: sql.Composable, expected: str
+) -> Result:
+    rows = conn.execute(sql.SQL("select count(*) from {} where {}").format(_staged(run, dataset), bad)).fetchone()[0]
+    return Result(dataset, name, rows == 0, expected, f"{_rows(rows)} against it" if rows else "every row so")
+
+
+def _any_null(names) -> sql.Composed:
+    return sql.SQL(" or ").join(sql.SQL("{} is null").format(sql.Identifier(name)) for name in names)
+
+
+def _count(conn: psycopg.Connection, relation: sql.Identifier) -> int:
+    return conn.execute(sql.SQL("select count(*) from {}").format(relation)).fetchone()[0]
+
+
+def _stage_rows(conn: psycopg.Connection, run: Run, column: str, *datasets: str) -> int | None:
+    """A count of the latest stage that reports one of the datasets; None when no stage does."""
+    row = conn.execute(
+        sql.SQL(
+            "select {} from etl.run_stage where run_id = %s and dataset = any(%s) order by recorded_at desc limit 1"
+        ).format(sql.Identifier(column)),
+        (run.run_id, list(datasets)),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def _staged(run: Run, name: str) -> sql.Identifier:
+    return table("staging", staged_name(name, run.run_id))
+
+
+def _rows(number: int | None) -> str:
+    return "none recorded" if number is None else f"{number} rows"

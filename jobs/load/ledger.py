@@ -1,0 +1,155 @@
+"""The ledger (schema etl): what every run was asked for, read, counted and published.
+
+Every function takes an idle psycopg connection of etl_load, commits what it writes, and may be called again with the same arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+STATES = ("running", "published", "failed", "undone")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pipeline run. The interval [interval_from, interval_to) is in the sources' local time, without offset;
+    text like "2013-01-01 00:00:00" is accepted."""
+
+    run_id: str
+    dag_run_id: str
+    pipeline: str
+    release: str
+    attempt: int
+    interval_from: datetime
+    interval_to: datetime
+
+    def __post_init__(self) -> None:
+        for name in ("interval_from", "interval_to"):
+            value = getattr(self, name)
+            moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+            if moment.tzinfo is not None:
+                raise ValueError(
+                    f"{name} {value} has an offset: the interval is in the sources' local time, without one"
+                )
+            object.__setattr__(self, name, moment)
+        if self.interval_from >= self.interval_to:
+            raise ValueError(f"the interval ends at {self.interval_to}, not after its start {self.interval_from}")
+
+
+def start_run(conn: psycopg.Connection, run: Run) -> None:
+    """Open the run, or open it again for another attempt; the release is entered when it is new."""
+    with conn.transaction():
+        conn.execute("insert into etl.release (release) values (%s) on conflict do nothing", (run.release,))
+        conn.execute(
+            """
+            insert into etl.run (run_id, dag_run_id, pipeline, release, attempt, interval_from, interval_to)
+            values (%(run_id)s, %(dag_run_id)s, %(pipeline)s, %(release)s, %(attempt)s, %(interval_from)s, %(interval_to)s)
+            on conflict (run_id) do update set
+                release = excluded.release,
+                attempt = excluded.attempt,
+                interval_from = excluded.interval_from,
+                interval_to = excluded.interval_to,
+                state = 'running',
+                finished_at = null,
+                error = null
+            """,
+            dataclasses.asdict(run),
+        )
+
+
+def record_extract(conn: psycopg.Connection, run: Run, manifest: Any) -> None:
+    """Enter a sealed manifest: a mapping in the form of _manifest.json, or the dataclass of jobs.extract.manifest."""
+    seen = _mapping(manifest)
+    rows = [_number(file.get("rows")) for file in seen["files"]]
+    with conn.transaction():
+        conn.execute(
+            """
+            insert into etl.run_source (
+                run_id, dataset, attempt, source, format, flow_version, extracted_at, files, row_count, byte_count, manifest
+            )
+            values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            on conflict (run_id, dataset) do update set
+                attempt = excluded.attempt,
+                source = excluded.source,
+                format = excluded.format,
+                flow_version = excluded.flow_version,
+                extracted_at = excluded.extracted_at,
+                files = excluded.files,
+                row_count = excluded.row_count,
+                byte_count = excluded.byte_count,
+                manifest = excluded.manifest
+            """,
+            (
+                run.run_id,
+                seen["dataset"],
+                int(seen["attempt"]),
+                seen["source"],
+                seen["format"],
+                seen.get("flow_version"),
+                seen.get("extracted_at"),
+                len(rows),
+                None if None in rows else sum(rows),
+                sum(_number(file.get("bytes")) or 0 for file in seen["files"]),
+                json.dumps(seen, default=str),
+            ),
+        )
+
+
+def record_stage(conn: psycopg.Connection, run: Run, stage: Mapping[str, Any]) -> None:
+    """Enter a stage's record: {"stage", "datasets": {name: {"rows_in", "rows_out", "rejected": {rule: rows}, "prefix"}}, "seconds"}."""
+    name = stage["stage"]
+    with conn.transaction(), conn.cursor() as cursor:
+        for table in ("run_reject", "run_stage"):
+            cursor.execute(f"delete from etl.{table} where run_id = %s and stage = %s", (run.run_id, name))
+        for dataset, counts in stage["datasets"].items():
+            cursor.execute(
+                "insert into etl.run_stage (run_id, stage, dataset, attempt, rows_in, rows_out, prefix, seconds)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s)",
+                (
+                    run.run_id,
+                    name,
+                    dataset,
+                    stage.get("attempt"),
+                    _number(counts.get("rows_in")),
+                    int(counts["rows_out"]),
+                    counts.get("prefix"),
+                    stage.get("seconds"),
+                ),
+            )
+            for rule, rows in (counts.get("rejected") or {}).items():
+                cursor.execute(
+                    "insert into etl.run_reject (run_id, stage, dataset, rule, row_count) values (%s, %s, %s, %s, %s)",
+                    (run.run_id, name, dataset, rule, int(rows)),
+                )
+
+
+def finish_run(conn: psycopg.Connection, run: Run, state: str, error: str | None = None) -> None:
+    """Close the run with one of STATES; a run that is not in the ledger yet is entered first."""
+    if state not in STATES:
+        raise ValueError(f"state {state} is none of {', '.join(STATES)}")
+    with conn.transaction():
+        if conn.execute("select 1 from etl.run where run_id = %s", (run.run_id,)).fetchone() is None:
+            start_run(conn, run)
+        conn.execute(
+            "update etl.run set state = %s, error = %s, finished_at = now() where run_id = %s",
+            (state, error, run.run_id),
+        )
+
+
+def _mapping(manifest: Any) -> dict[str, Any]:
+    if isinstance(manifest, Mapping):
+        return dict(manifest)
+    if dataclasses.is_dataclass(manifest):
+        return dataclasses.asdict(manifest)
+    raise TypeError(f"a manifest is a mapping or a dataclass, not {type(manifest).__name__}")
+
+
+def _number(value: Any) -> int | None:
+    return None if value in (None, "") else int(value)

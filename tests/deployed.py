@@ -56,10 +56,12 @@ class Deployed:
         for path in sorted(ROOT.glob("roles/*/meta/exports.yml")):
             role = path.parents[1].name
             for unit in yaml.safe_load(path.read_text())["units"]:
-                # A unit whose name is a group's (spark-worker: spark_worker) runs on that group's hosts only.
-                group = unit.removesuffix(".service").replace("-", "_")
-                places = [name for name in (group, role, "all") if name in self.environment.groups]
-                for host in self.environment.hosts(places[0]):
+                # A unit whose name is a group's (spark-worker: spark_worker) runs on that group's hosts only;
+                # a role without a group is turned off, but for the one that every host has.
+                groups = (unit.removesuffix(".service").replace("-", "_"), role)
+                place = next((name for name in groups if name in self.environment.groups), None)
+                place = "all" if role == "common" else place
+                for host in self.environment.hosts(place) if place else []:
                     found[host].append(unit)
         return found
 

@@ -497,6 +497,10 @@ class _Extract:
 
 def _acceptable_files(source: Source) -> str:
     """An expression: the request's files are names that the declaration allows (none at all for a single file)."""
-    name = "".join("[A-Za-z0-9_.-]*" if c == "*" else c if c.isalnum() or c in "_-" else f"[{c}]" for c in source.files)
-    listed = f"""files:matches('[[]([{{]"name":"{name}"[}}],?)+[]]')"""
+    name = "".join(
+        "[A-Za-z0-9_.-]*" if letter == "*" else letter if letter.isalnum() or letter in "_-" else f"[{letter}]"
+        for letter in source.files
+    )
+    # the expression language takes one of two backslashes
+    listed = rf"""files:matches('\\[([{{]"name":"{name}"[}}],?)+\\]')"""
     return listed if "*" in source.files else f"files:isEmpty():or(${{{listed}}})"

@@ -1,0 +1,1 @@
+"""Extraction: NiFi's flows and how a run asks for raw objects."""

@@ -1,0 +1,1 @@
+"""NiFi flow definitions and their generator."""

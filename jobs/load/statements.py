@@ -22,7 +22,7 @@ def _texts() -> dict[str, str]:
     return {name: text.strip().rstrip(";") for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
-def statement(name: str, **parts: Any) -> sql.Composed:
+def statement(name: str, /, **parts: Any) -> sql.Composed:
     """A statement of load_to_dwh.sql; a part is a psycopg.sql object, or a value that becomes a literal."""
     pieces = _PLACEHOLDER.split(_texts()[name])
     given = [

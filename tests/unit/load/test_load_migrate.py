@@ -113,7 +113,7 @@ def test_levels_without_gaps(directory):
 
 def test_command_line(server):
     database = server.database()
-    environment = {"PGHOST": str(server._directory), "PGDATABASE": database, "PGUSER": "etl_owner"}
+    environment = {"PGHOST": str(server.directory), "PGDATABASE": database, "PGUSER": "etl_owner"}
 
     def run(*arguments):
         return subprocess.run(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,7 +78,7 @@ class Deployed:
     def run(self, host: str, command: str) -> str:
         """The standard output of a command run as root on a host. Raises CalledProcessError when it fails."""
         done = subprocess.run(
-            [*self.environment.ssh(host), f"sudo sh -c {json.dumps(command)}"], capture_output=True, text=True
+            [*self.environment.ssh(host), f"sudo sh -c {shlex.quote(command)}"], capture_output=True, text=True
         )
         if done.returncode:
             raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)

@@ -23,6 +23,7 @@ mvn_package() { # MANIFEST STRICT: what Maven resolves has the checksums of chec
   local checksums=aether.artifactResolver.postProcessor.trustedChecksums source=aether.trustedChecksumsSource.summaryFile
   (cd "$1" && mvn --batch-mode --no-transfer-progress --quiet package -DskipTests \
     -Dmaven.repo.local="$CACHE_DIR/maven" -Dartifact.dir="$prefix" -Daether.dependencyCollector.impl=bf \
+    -Daether.syncContext.named.factory=file-lock -Daether.syncContext.named.nameMapper=file-gav \
     -D$source=true -D$source.basedir="$PWD" -D$source.originAware=false \
     -D$checksums=true -D$checksums.checksumAlgorithms=SHA-256 \
     -D$checksums.failIfMissing="$2" -D$checksums.record="$RECORD_CHECKSUMS")
@@ -44,11 +45,14 @@ build_java() { # our own sources; their modules resolve each other, which no loc
 }
 
 build_python() { # a virtual environment with exactly the locked packages, byte code included
-  local uv="$CACHE_DIR/uv-$(sha256sum python/uv.txt | cut -c1-12)"
-  if [[ ! -x $uv/bin/uv ]]; then
+  local uv
+  uv="$CACHE_DIR/uv-$(sha256sum python/uv.txt | cut -c1-12)"
+  (
+    flock 9
+    [[ -x $uv/bin/uv ]] && exit
     python3 -m venv "$uv"
     "$uv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r python/uv.txt
-  fi
+  ) 9> "$CACHE_DIR/uv.lock"
   "$uv/bin/uv" venv --quiet --python /usr/bin/python3 "$prefix/venv"
   "$uv/bin/uv" pip sync --quiet --python "$prefix/venv/bin/python" --require-hashes --compile-bytecode "$1"
 }
@@ -65,6 +69,8 @@ tar --sort=name --owner=0 --group=0 --numeric-owner -C "$prefix" -cf - . | zstd 
 sum=$(sha256sum "$archive.part" | cut -c1-64)
 mv "$archive.part" "$archive"
 cd "$(dirname "$archive")"
+exec 9> "$CACHE_DIR/sums.lock"
+flock 9
 touch SHA256SUMS
 { awk -v file="${archive##*/}" '$2 != file' SHA256SUMS; echo "$sum  ${archive##*/}"; } > SHA256SUMS.part
 mv SHA256SUMS.part SHA256SUMS

@@ -16,7 +16,7 @@ short_description: Read the artifact catalogue
 description:
   - Returns one entry for each artifact of C(catalogue.yml) in the directory given, in build order.
   - An entry has name, version, key (12 hex digits over the manifests), file (of the archive), files (the manifests), directories (of
-    the manifests), parts (C(kind=manifest), for build.sh) and needed (whether one of its groups has a host).
+    their copies), parts (C(kind=manifest), for build.sh) and needed (whether one of its groups has a host).
   - An entry whose manifests do not exist is an error that names it.
 options:
   _terms:
@@ -48,7 +48,9 @@ def entry(root: Path, recipe: int, name: str, declared: dict, groups: dict) -> d
         digest.update(f"{file} {hashlib.sha256(content).hexdigest()}\n".encode())
         versions += re.findall(declared["version"], content.decode(), re.MULTILINE)
     if not versions:
-        raise AnsibleLookupError(f"no line of {name}'s manifests matches {declared['version']!r}, which is to give its version")
+        raise AnsibleLookupError(
+            f"no line of {name}'s manifests matches {declared['version']!r}, which is to give its version"
+        )
     key = digest.hexdigest()[:12]
     if "python" in declared["parts"]:
         files.append(INSTALLER)
@@ -58,7 +60,7 @@ def entry(root: Path, recipe: int, name: str, declared: dict, groups: dict) -> d
         "key": key,
         "file": f"{name}-{versions[0]}-{key}.tar.zst",
         "files": files,
-        "directories": sorted({str(Path(file).parent) for file in files}),
+        "directories": sorted({f"manifests/{Path(file).parent}" for file in files}),
         "parts": [f"{kind}={manifest}" for kind, manifest in declared["parts"].items()],
         "needed": any(groups.get(group) for group in declared["groups"]),
     }

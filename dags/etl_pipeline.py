@@ -161,9 +161,6 @@ def finish() -> None:
     },
     default_args={
         "owner": DECLARATION.owner,
-        "email": [DECLARATION.alerts],
-        "email_on_failure": False,
-        "email_on_retry": False,
         "retries": 2,
         "retry_delay": timedelta(seconds=20),
         "retry_exponential_backoff": True,
@@ -171,6 +168,7 @@ def finish() -> None:
         "execution_timeout": timedelta(minutes=15),
         "on_failure_callback": record_failure,
     },
+    owner_links={DECLARATION.owner: f"mailto:{DECLARATION.alerts}"},
     tags=["etl", f"pipeline:{DECLARATION.pipeline}"],
 )
 def etl_pipeline():

@@ -53,11 +53,12 @@ class ActionModule(ActionBase):
             result = self._look({**arguments, "run_id": first["run_id"]}, task_vars)
         result["changed"] = first.get("changed", False)
         if result.get("state") == "failed":
-            result["failed"] = True
-            result["msg"] = "\n".join(
-                f"run {result['run_id']}: {name} failed; the end of its log:\n  " + "\n  ".join(log)
-                for name, log in result["errors"].items()
-            )
+            for name, log in result["errors"].items():
+                self._display.display(
+                    "\n".join([f"\n  {name} failed; the end of its log:", *(f"    {row}" for row in log)])
+                )
+            failed = ", ".join(result["errors"]) or "no task"
+            return {"failed": True, "msg": f"Run {result['run_id']} failed in {failed}; its log is above."}
         return result
 
     def _look(self, arguments, task_vars):

@@ -39,7 +39,7 @@ tasks: {type: list, returned: always, description: "In the order they began: tas
 errors: {type: dict, returned: always, description: "End of the log of each failed task, once the run has failed."}
 """
 
-LOG_LINES = 30
+LOG_LINES = 12
 LIVE = ("queued", "running")
 
 
@@ -102,17 +102,15 @@ class Airflow:
         ]
 
     def log_tail(self, dag: str, run_id: str, task: dict) -> list[str]:
-        """The last lines of what a task's last attempt wrote."""
+        """The last lines of what a task's last attempt wrote, an exception as one line without what caused it."""
         path = f"/api/v2/dags/{dag}/dagRuns/{quote(run_id)}/taskInstances/{task['task_id']}/logs/{task['try_number']}"
         lines = []
         for entry in self.call("GET", f"{path}?full_content=true")["content"]:
-            if isinstance(entry, str):
-                lines.append(entry)
-                continue
-            lines.append(entry["event"])
-            for detail in entry.get("error_detail") or []:
-                lines.append(f"{detail.get('exc_type')}: {detail.get('exc_value')}")
-        return lines[-LOG_LINES:]
+            entry = {"event": entry} if isinstance(entry, str) else entry
+            lines += entry["event"].splitlines()
+            for detail in (entry.get("error_detail") or [])[:1]:
+                lines += f"{detail.get('exc_type')}: {detail.get('exc_value')}".splitlines()
+        return [line for line in lines if line.strip() and not line.startswith("::")][-LOG_LINES:]
 
 
 def choose(runs: list[dict], base: str, again: bool) -> tuple[str, bool]:

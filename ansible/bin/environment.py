@@ -12,7 +12,7 @@ import argparse
 import os
 import shlex
 import sys
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,22 +27,28 @@ from ansible.template import Templar  # noqa: E402
 from ansible.vars.manager import VariableManager  # noqa: E402
 
 
+@cache
+def vault_loader() -> DataLoader:
+    """A loader that opens vaults with this operator's password; Ansible allows one a process."""
+    init_plugin_loader()
+    loader = DataLoader()
+    loader.set_basedir(str(ROOT))
+    password_file = constants.config.get_config_value("DEFAULT_VAULT_PASSWORD_FILE")
+    loader.set_vault_secrets(
+        CLI.setup_vault_secrets(loader, vault_ids=[], vault_password_files=[password_file] if password_file else [])
+    )
+    return loader
+
+
 class Environment:
     """The hosts and variables of one inventory."""
 
     def __init__(self, inventory: str | Path = ROOT / "inventories/local/hosts.yml"):
         self.inventory = Path(inventory).resolve()
 
-    @cached_property
+    @property
     def _loader(self) -> DataLoader:
-        init_plugin_loader()
-        loader = DataLoader()
-        loader.set_basedir(str(ROOT))
-        password_file = constants.config.get_config_value("DEFAULT_VAULT_PASSWORD_FILE")
-        loader.set_vault_secrets(
-            CLI.setup_vault_secrets(loader, vault_ids=[], vault_password_files=[password_file] if password_file else [])
-        )
-        return loader
+        return vault_loader()
 
     @cached_property
     def _manager(self) -> InventoryManager:

@@ -98,14 +98,19 @@ update etl.publication set rows_kept = false
 where publication_id in (select old.publication_id from old);
 
 -- name: undo_rows
+with changed as (
+    select r.*
+    from dwh_history.row_version as h
+    cross join lateral jsonb_populate_record(null::%(target)s, h.content) as r
+    where
+        h.publication_id = %(publication_id)s
+        and h.table_name = %(name)s
+        and (h.change <> 'introduced' or %(newest)s)
+)
+
 delete from %(target)s as t
-using dwh_history.row_version as h
-where
-    h.publication_id = %(publication_id)s
-    and h.table_name = %(name)s
-    and t.run_id = %(run_id)s
-    and (h.change <> 'introduced' or %(newest)s)
-    and %(same_key)s;
+using changed as r
+where t.run_id = %(run_id)s and %(same_key)s;
 
 -- name: restore_rows
 insert into %(target)s (%(columns)s)

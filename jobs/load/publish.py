@@ -337,11 +337,7 @@ def _undoable(conn: psycopg.Connection, run_id: str) -> list[int]:
 
 def _restore(conn: psycopg.Connection, name: str, publication_id: int, run_id: str, newest: bool) -> None:
     names, target = columns_of(conn, "dwh", name), table("dwh", name)
-    content = sql.SQL("(jsonb_populate_record(null::{}, h.content))").format(target)
     parts = {"target": target, "name": name, "publication_id": publication_id}
-    same = sql.SQL(" and ").join(
-        sql.SQL("{} = {}.{}").format(sql.Identifier("t", key), content, sql.Identifier(key))
-        for key in key_of(conn, name)
-    )
+    same = same_key(key_of(conn, name), "t", "r")
     conn.execute(statement("undo_rows", same_key=same, run_id=run_id, newest=newest, **parts))
     conn.execute(statement("restore_rows", columns=columns(names), restored_columns=columns(names, "r"), **parts))

@@ -101,7 +101,7 @@ where publication_id in (select old.publication_id from old);
 with changed as (
     select r.*
     from dwh_history.row_version as h
-    cross join lateral jsonb_populate_record(null::%(target)s, h.content) as r
+    cross join lateral jsonb_populate_record(cast(null as %(target)s), h.content) as r
     where
         h.publication_id = %(publication_id)s
         and h.table_name = %(name)s

@@ -39,13 +39,15 @@ LOOPS = {
     "airflow/templates/airflow.service.j2": ("__airflow_service", "__airflow_services"),
     "lab/templates/host0.network.j2": ("__lab_host", "lab_hosts"),
     "minio/templates/policy.json.j2": ("__minio_grant", "minio_users"),
+    "postgres_exporter/templates/env.j2": ("__postgres_exporter_database", "postgres_exporter_databases | dict2items"),
     "postgresql/templates/etl.conf.j2": ("__postgresql_cluster", "postgresql_clusters | dict2items"),
     "postgresql/templates/pg_hba.conf.j2": ("__postgresql_cluster", "postgresql_clusters | dict2items"),
     "spark/templates/spark.service.j2": ("__spark_daemon", "__spark_daemons | dict2items"),
 }
 
-# What tasks register before they render.
+# What tasks register or hand over before they render.
 REGISTERED = {
+    "prometheus_server": {"unit": "prometheus", "dir": "/etc/prometheus"},
     "__sources_export": {
         "directory": "/nowhere",
         "files": {"flights.csv.gz": {"sha256": "0f", "rows": 1}, "planes.csv": {"sha256": "1f", "rows": 1}},

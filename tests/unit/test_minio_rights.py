@@ -30,6 +30,7 @@ RIGHTS = {
     },
     "etl-release": {"releases": {PUT, GET, LIST}},
     "etl-backup": {"backups": {PUT, GET, DELETE, LIST}},
+    "etl-metrics": {},
 }
 
 
@@ -48,6 +49,7 @@ def policies():
     defaults = yaml.safe_load((ROOT / "roles/minio/defaults/main.yml").read_text())
     platform = yaml.safe_load((ROOT / "inventories/platform.yml").read_text())
     secrets = {f"platform_s3_{user}_secret_key": "secret" for user in ("nifi", "spark", "airflow", "release", "backup")}
+    secrets["minio_metrics_secret_key"] = "secret"
     variables = trusted({**defaults, **{k: v for k, v in platform.items() if k.startswith("platform_s3_")}, **secrets})
     users = Templar(loader=DataLoader(), variables=variables).template(variables["minio_users"])
     template = trust_as_template((ROOT / "roles/minio/templates/policy.json.j2").read_text())
@@ -97,3 +99,8 @@ def test_nobody_removes_versions_or_administers(policies, user):
 def test_spark_clears_up_after_the_magic_committer_in_quarantine(policies):
     key = "arn:aws:s3:::quarantine/flights/planes/dt=2013-01-01/__magic_job-1/part-0.pending"
     assert allowed(policies["etl-spark"], DELETE, key)
+
+
+def test_only_the_user_of_the_metrics_reads_them(policies):
+    readers = {user for user, policy in policies.items() if allowed(policy, "admin:Prometheus", "arn:aws:s3:::any")}
+    assert readers == {"etl-metrics"}

@@ -273,12 +273,9 @@ class Deployment:
         idle += [part for part in self.processors() if part["component"]["state"] != "RUNNING"]
         if not idle:
             return
-        names = {part["component"]["name"]: part["component"]["state"] for part in idle}
-        if not self.note(
-            "start the flow",
-            {f"state of '{n}'": s for n, s in names.items()},
-            {f"state of '{n}'": "running" for n in names},
-        ):
+        names = [f"'{part['component']['name']}'" for part in idle]
+        told = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        if not self.note("start the flow", {f"state of {told}": "not running"}, {f"state of {told}": "running"}):
             return
         self._set(f"/flow/process-groups/{self.group}/controller-services", "ENABLED")
         self._until("enabled", self.services, lambda part: part["component"]["state"] == "ENABLED")

@@ -36,7 +36,7 @@ FORMAT = "yyyy-MM-dd HH:mm:ss"
 PREFIX = "${source}/${dataset}/dt=${dt}/run_id=${run_id}/attempt=${attempt}"
 REQUEST = (
     '"run_id":"${run_id}","attempt":${attempt},"pipeline":"%s","source":"${source}","dataset":"${dataset}",'
-    '"from":"${from}","to":"${to}","format":"${format}","flow_version":"%s"'
+    '"from":"${from}","to":"${to}","format":"${extension}","flow_version":"%s"'
 )
 MAX_REQUEST_BYTES = 100_000
 
@@ -185,7 +185,7 @@ class _Extract:
         return {
             "reason": "".join(checks),
             "source": by_dataset("connection"),
-            "format": by_dataset("format"),
+            "extension": by_dataset("format"),
             "dt": f"${{from:matches('{TIME}'):ifElse(${{from:substringBefore(' ')}},'')}}",
             "request": "${UUID()}",
         }
@@ -312,7 +312,7 @@ class _Extract:
                 "rows": "${executesql.row.count:replaceEmpty('null')}",
                 "bytes": "${fileSize}",
                 "sha256": "${content_SHA-256}",
-                "key": PREFIX + "/part-${fragment.index:replaceEmpty('0'):padLeft(5,'0')}.${format}",
+                "key": PREFIX + "/part-${fragment.index:replaceEmpty('0'):padLeft(5,'0')}.${extension}",
             },
             at=(1, 14),
         )

@@ -121,7 +121,7 @@ class _Extract:
             at=(0, 2),
         )
         refused = self._attributes("refused", {"http.code": "400"}, at=(0, 3))
-        why = self._text("why not", '{"error":"${reason:escapeJson()}"}', at=(0, 4))
+        why = self._text("why not", '{"error":"${reason:substringBeforeLast("; "):escapeJson()}"}', at=(0, 4))
         no = self._answer("answer no", "${http.code}", at=(0, 5), ends=("success", "failure"))
         told = self._text("what was accepted", f'{{{self.request},"prefix":"{PREFIX}"}}', at=(1, 5))
         yes = self._answer("answer 202", "202", at=(1, 6))
@@ -156,7 +156,7 @@ class _Extract:
             return f"${{{condition}:ifElse('','{text}; ')}}"
 
         def is_time(name: str) -> str:
-            # toDate throws on what does not match: `and` does not look at its argument then
+            # toDate throws on what does not match; `and` and `or` look at their argument only when it matters
             calendar = f"{name}:toDate('{FORMAT}','UTC'):format('{FORMAT}','UTC'):equals(${{{name}}})"
             return f"{name}:matches('{TIME}'):and(${{{calendar}}})"
 
@@ -164,7 +164,8 @@ class _Extract:
             return f"{name}:toDate('{FORMAT}','UTC'):toNumber()"
 
         names = "|".join(s.name for s in sources)
-        order = f"{is_time('from')}:and(${{{is_time('to')}}}):and(${{{number('from')}:lt(${{{number('to')}}})}})"
+        before = f"{number('from')}:lt(${{{number('to')}}})"
+        order = f"{is_time('from')}:not():or(${{{is_time('to')}:not()}}):or(${{{before}}})"
         checks = [
             check(f"pipeline:equals('{self.declaration.pipeline}')", f"pipeline must be {self.declaration.pipeline}"),
             check(f"run_id:matches('{RUN_ID}')", "run_id must be 1 to 250 letters, digits, _ . or -"),

@@ -36,7 +36,7 @@ from jobs.load import audit, ledger, publish, staging  # noqa: E402
 
 DECLARATION = load("flights")
 RELEASE = platform.RELEASES / platform.release()
-STAGES = {"clean_data": "clean", "enrich_data": "enrich", "aggregate_data": "aggregate"}
+STAGES = ("clean_data", "enrich_data", "aggregate_data")
 BOUND = {"type": ["null", "string"], "pattern": rf"^{platform.BOUND.pattern}$"}
 
 
@@ -108,7 +108,7 @@ def record_stages() -> None:
     run = current_run()
     s3, buckets = platform.object_store()
     with platform.warehouse() as connection:
-        for stage in STAGES.values():
+        for stage in STAGES:
             ledger.record_stage(connection, run, platform.stage_record(s3, buckets["curated"], run, stage))
 
 

@@ -159,8 +159,8 @@ class Bucket:
 
 def test_the_latest_record_of_a_stage_counts(module):
     run = SimpleNamespace(run_id="r")
-    records = {f"_stages/r/{n}/clean.json": f'{{"attempt": {n}}}'.encode() for n in (2, 9, 10)}
-    s3 = Bucket(records | {"_stages/r/11/enrich.json": b"{}", "_stages/r2/12/clean.json": b"{}"})
-    assert module.platform.stage_record(s3, "curated", run, "clean") == {"attempt": 10}
+    records = {f"_stages/r/{n}/clean_data.json": f'{{"attempt": {n}}}'.encode() for n in (2, 9, 10)}
+    s3 = Bucket(records | {"_stages/r/11/enrich_data.json": b"{}", "_stages/r2/12/clean_data.json": b"{}"})
+    assert module.platform.stage_record(s3, "curated", run, "clean_data") == {"attempt": 10}
     with pytest.raises(FileNotFoundError, match="aggregate"):
-        module.platform.stage_record(s3, "curated", run, "aggregate")
+        module.platform.stage_record(s3, "curated", run, "aggregate_data")

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from jobs.declaration import load
 from jobs.transform.spark import aggregate_data, clean_data, enrich_data
-from jobs.transform.spark.session import Run, Stage, StageError, arguments
+from jobs.transform.spark.session import SETTINGS, Run, Stage, StageError, arguments
 
 FLIGHTS = load("flights")
 FLIGHT_COLUMNS = (
@@ -70,8 +70,7 @@ def spark(tmp_path_factory):
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.extraJavaOptions", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
         .config("spark.sql.shuffle.partitions", "1")
-        .config("spark.sql.session.timeZone", "UTC")
-        .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+        .config(map=SETTINGS)
         .config("spark.sql.warehouse.dir", str(work))
         .getOrCreate()
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -161,8 +162,7 @@ def clean_all(stage: Stage) -> None:
         raise StageError(
             f"sources of {stage.run.pipeline} and --manifest do not agree about: {', '.join(sorted(unmatched))}"
         )
-    for name, source in sources.items():
-        clean_source(stage, source, stage.run.manifests[name])
+    stage.together(partial(clean_source, stage, source, stage.run.manifests[name]) for name, source in sources.items())
 
 
 if __name__ == "__main__":

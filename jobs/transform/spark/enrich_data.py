@@ -6,6 +6,7 @@ spark-submit enrich_data.py --pipeline flights --run-id R --attempt 1 --from …
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from pyspark.sql import DataFrame
@@ -85,10 +86,13 @@ def enrich_all(stage: Stage) -> None:
     zone = load(stage.run.pipeline).timezone
     tables = enrich(*[stage.read(f"clean_{name}") for name in ("flights", "planes", "airlines", "airports")], zone=zone)
     made_of = {"fact_flight": "flights", "dim_airline": "airlines", "dim_airport": "airports", "dim_plane": "planes"}
-    for name, source in made_of.items():
-        rows_in, rows_out = stage.given[f"clean_{source}"]["rows_out"], stage.write(name, tables[name])
+
+    def write(name: str) -> None:
+        rows_in, rows_out = stage.given[f"clean_{made_of[name]}"]["rows_out"], stage.write(name, tables[name])
         added = rows_out - rows_in if name in ("dim_airport", "dim_plane") else 0
         stage.account(name, rows_in, rows_out, added=added)
+
+    stage.together(partial(write, name) for name in made_of)
 
 
 if __name__ == "__main__":

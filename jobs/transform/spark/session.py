@@ -11,7 +11,8 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,13 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs.transform.spark.storage import Storage
 
+SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    # On, JSON numbers read as strings may come back cut short from S3: a partial read of the stream is taken for a whole one.
+    "spark.sql.json.enableExactStringParsing": "false",
+    "spark.sql.debug.maxToStringFields": "200",
+}
 RUN_ID = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]{1,250}")
 
 
@@ -68,19 +76,15 @@ def arguments(argv: list[str], manifests: bool = False) -> Run:
 
 def session(stage: str, run: Run) -> SparkSession:
     """Return the Spark session of a stage; master, credentials and sizes come from SPARK_CONF_DIR."""
-    return (
-        SparkSession.builder.appName(f"{run.pipeline} {stage} {run.run_id} attempt {run.attempt}")
-        .config("spark.sql.session.timeZone", "UTC")
-        .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-        .getOrCreate()
-    )
+    name = f"{run.pipeline} {stage} {run.run_id} attempt {run.attempt}"
+    return SparkSession.builder.appName(name).config(map=SETTINGS).getOrCreate()
 
 
 class Stage:
     """The work of one stage: reads sealed inputs, writes each dataset once, counts what is there, and seals."""
 
     def __init__(self, name: str, run: Run, spark: SparkSession, after: str | None = None):
-        """`after`: the stage whose latest finished attempt is read, as `given` {dataset: {prefix, rows_out, …}}."""
+        """`after`: the stage whose latest finished attempt is read, as `given` {dataset: {prefix, columns, …}}."""
         self.name = name
         self.run = run
         self.spark = spark
@@ -88,6 +92,7 @@ class Stage:
         self.curated = spark.conf.get("spark.etl.curated", "s3a://curated")
         self.quarantine = spark.conf.get("spark.etl.quarantine", "s3a://quarantine")
         self.datasets: dict[str, dict] = {}
+        self._columns: dict[str, dict[str, str]] = {}
         self._began = time.monotonic()
         self.inputs: dict[str, str] = dict(run.manifests)
         self.given = self._follow(after) if after else {}
@@ -141,11 +146,18 @@ class Stage:
 
     def read(self, dataset: str) -> DataFrame:
         """Read a dataset that the stage before wrote."""
-        with self.doing(f"{dataset}, look at the files"):
-            return self.spark.read.parquet(self.given[dataset]["prefix"])
+        columns = ", ".join(f"`{name}` {kind}" for name, kind in self.given[dataset]["columns"].items())
+        return self.spark.read.schema(columns).parquet(self.given[dataset]["prefix"])
+
+    def together(self, tasks: Iterable[Callable[[], None]]) -> None:
+        """Do several things at once, so that one waits for the object store while another computes; the first error is raised."""
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            for done in [pool.submit(task) for task in tasks]:
+                done.result()
 
     def write(self, name: str, rows: DataFrame) -> int:
         """Write a dataset as Parquet to its prefix; return the number of rows found there afterwards."""
+        self._columns[name] = dict(rows.dtypes)
         prefix = self._new(self.prefix(name))
         with self.doing(f"{name}, read, transform and write"):
             rows.write.parquet(prefix)
@@ -179,9 +191,9 @@ class Stage:
         self.note(name, rows_in, rows_out, rejected=rejected, added=added)
 
     def note(self, name: str, rows_in: int, rows_out: int, **more) -> None:
-        """Note and print a dataset's counts as they are, for a stage that checks them in its own way."""
-        counts = {"rows_in": rows_in, "rows_out": rows_out, "rejected": {}, **more, "prefix": self.prefix(name)}
-        self.datasets[name] = counts
+        """Note and print the counts of a dataset that was written, for a stage that checks them in its own way."""
+        counts = {"rows_in": rows_in, "rows_out": rows_out, "rejected": {}, **more}
+        self.datasets[name] = {**counts, "prefix": self.prefix(name), "columns": self._columns[name]}
         print(f"{name}: {rows_in} rows in, {rows_out} out, rejected: {counts['rejected'] or 'none'}", flush=True)
 
     def _seal(self) -> dict:
@@ -194,7 +206,7 @@ class Stage:
             "to": f"{self.run.end:%Y-%m-%d %H:%M:%S}",
             "application": self.spark.sparkContext.applicationId,
             "inputs": self.inputs,
-            "datasets": self.datasets,
+            "datasets": dict(sorted(self.datasets.items())),
             "seconds": round(time.monotonic() - self._began, 1),
         }
         self.storage.create_text(self.record_path(self.name, self.run.attempt), json.dumps(record))

@@ -331,15 +331,14 @@ def run(attempt=1, manifests=None):
     return Run("flights", "manual__1", attempt, datetime(2013, 1, 1), datetime(2013, 2, 1), manifests or {})
 
 
-@pytest.fixture
-def raw(spark, lake):
-    """Sealed raw objects of the four sources, a bad and a doubled flight among them; {source: manifest URL}."""
+def put_raw(spark, lake, *changes):
+    """Seal raw objects of the four sources, with such flights; return {source: manifest URL}."""
     planes = spark.createDataFrame(
         [("N14228", 1999, "x", "BOEING", "737", 2, 149, None, "y")],
         PLANE_COLUMNS,
     )
     frames = {
-        "flights": flights(spark, {}, {"dest": "BQN"}, {"distance": 0}, {"id": 1}).drop("_file"),
+        "flights": flights(spark, *changes).drop("_file"),
         "planes": planes,
     }
     files = {
@@ -364,6 +363,12 @@ def raw(spark, lake):
         (directory / "_manifest.json").write_text(json.dumps(manifest))
         urls[source] = f"file://{directory}/_manifest.json"
     return urls
+
+
+@pytest.fixture
+def raw(spark, lake):
+    """Raw objects with four flights, a bad and a doubled one among them."""
+    return put_raw(spark, lake, {}, {"dest": "BQN"}, {"distance": 0}, {"id": 1})
 
 
 def clean_all(spark, raw, attempt=1):
@@ -408,6 +413,19 @@ def test_the_stages_follow_each_other(spark, lake, raw):
     }
     totals = Stage("aggregate_data", run(attempt=2), spark, after="enrich_data").perform(aggregate_data.aggregate_all)
     assert totals["datasets"]["agg_delay_day"]["rows_out"] == 2
+
+
+def test_an_interval_without_flights_goes_through(spark, lake):
+    clean_all(spark, put_raw(spark, lake))
+    record = Stage("enrich_data", run(), spark, after="clean_data").perform(enrich_data.enrich_all)
+    assert {name: value["rows_out"] for name, value in record["datasets"].items()} == {
+        "fact_flight": 0,
+        "dim_airline": 1,
+        "dim_airport": 2,
+        "dim_plane": 1,
+    }
+    totals = Stage("aggregate_data", run(), spark, after="enrich_data").perform(aggregate_data.aggregate_all)
+    assert totals["datasets"]["agg_delay_day"]["rows_out"] == 0
 
 
 def test_a_finished_stage_submitted_again_does_nothing(spark, lake, raw):

@@ -102,7 +102,7 @@ class Deployed:
             cwd=ROOT,
             env=os.environ
             | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
-            | {"ANSIBLE_CALLBACKS_ENABLED": ""},
+            | {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.json"},  # that one alone: empty is refused
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,8 +1,8 @@
 """Pipelines as declared in jobs/pipelines/<name>.yml, checked against jobs/pipelines/schema.json.
 
-    >>> declaration = load("flights")
-    >>> declaration.sources["flights"].connection
-    'flights_db'
+>>> declaration = load("flights")
+>>> declaration.sources["flights"].connection
+'flights_db'
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def load(name: str, directory: Path = PIPELINES) -> Declaration:
     schema = json.loads((PIPELINES / "schema.json").read_text())
     if error := best_match(Draft202012Validator(schema).iter_errors(document)):
         where = list(error.absolute_path)
-        raise DeclarationError(f"{path}:{_line(text, where)}: {'.'.join(map(str, where)) or 'document'}: {error.message}")
+        raise DeclarationError(
+            f"{path}:{_line(text, where)}: {'.'.join(map(str, where)) or 'document'}: {error.message}"
+        )
     return Declaration(
         pipeline=document["pipeline"],
         description=document["description"],
@@ -129,7 +131,9 @@ def _line(text: str, where: list[str | int]) -> int:
     node = yaml.compose(text)
     for step in where:
         children = (
-            {key.value: value for key, value in node.value} if isinstance(node, yaml.MappingNode) else dict(enumerate(node.value))
+            {key.value: value for key, value in node.value}
+            if isinstance(node, yaml.MappingNode)
+            else dict(enumerate(node.value))
         )
         if step not in children:
             break

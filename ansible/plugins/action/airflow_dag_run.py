@@ -33,33 +33,38 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        began, states = time.monotonic(), {}
-        first = result = self._look(arguments, task_vars)
-        if not result.get("failed") and result["state"] != "none":
-            word = "started" if result["changed"] else "follows" if result["state"] not in ENDED else "is done:"
-            self._display.display(f"  {arguments['pipeline']} {word} run {result['run_id']}")
-        while not result.get("failed") and result["state"] != "none":
+        first = self._look(arguments, task_vars)
+        if first.get("failed") or first["state"] == "none":
+            return first
+        word = "started" if first["changed"] else "is done:" if first["state"] in ENDED else "follows"
+        self._display.display(f"  {arguments['pipeline']} {word} run {first['run_id']}")
+        if first["state"] == "queued" and not first["changed"]:
+            self._display.display("  it waits: Airflow makes one run of a pipeline at a time")
+        last = first if first["state"] in ENDED else self._follow(first, arguments, task_vars)
+        if last.get("state") == "failed":
+            for name, log in last["errors"].items():
+                rows = [f"\n  {name} failed; the end of its log:", *(f"    {row}" for row in log)]
+                self._display.display("\n".join(rows))
+            failed = ", ".join(last["errors"]) or "no task"
+            return {"failed": True, "msg": f"Run {last['run_id']} failed in {failed}; its log is above."}
+        return {**last, "changed": first["changed"]}
+
+    def _follow(self, first, arguments, task_vars):
+        """Look at the run until it has ended; returns the last look."""
+        began, states, look = time.monotonic(), {}, first
+        while True:
             elapsed = time.monotonic() - began
-            done = sum(task["state"] in DONE for task in result["tasks"])
-            for task in changes(states, result["tasks"]):
-                self._display.display(line(task, elapsed, done, len(result["tasks"])))
-            if result["state"] in ENDED:
-                break
+            done = sum(task["state"] in DONE for task in look["tasks"])
+            for task in changes(states, look["tasks"]):
+                self._display.display(line(task, elapsed, done, len(look["tasks"])))
+            if look["state"] in ENDED:
+                return look
             if elapsed > int(arguments.get("timeout", 7200)):
-                raise AnsibleActionFail(
-                    f"run {result['run_id']} has not ended after {elapsed:.0f} s; it goes on in Airflow"
-                )
+                raise AnsibleActionFail(f"run {first['run_id']} has not ended after {elapsed:.0f} s; Airflow goes on")
             time.sleep(int(arguments.get("interval", 3)))
-            result = self._look({**arguments, "run_id": first["run_id"]}, task_vars)
-        result["changed"] = first.get("changed", False)
-        if result.get("state") == "failed":
-            for name, log in result["errors"].items():
-                self._display.display(
-                    "\n".join([f"\n  {name} failed; the end of its log:", *(f"    {row}" for row in log)])
-                )
-            failed = ", ".join(result["errors"]) or "no task"
-            return {"failed": True, "msg": f"Run {result['run_id']} failed in {failed}; its log is above."}
-        return result
+            look = self._look({**arguments, "run_id": first["run_id"]}, task_vars)
+            if look.get("failed"):
+                return look
 
     def _look(self, arguments, task_vars):
         return self._execute_module(module_name="airflow_dag_run", module_args=arguments, task_vars=task_vars)

@@ -33,6 +33,7 @@ options:
   interval: {type: int, default: 3, description: Seconds between two looks of the action plugin.}
 """
 RETURN = """
+dag_id: {type: str, returned: always, description: The DAG that runs the pipeline.}
 run_id: {type: str, returned: always, description: Airflow's run id.}
 state: {type: str, returned: always, description: State of the run.}
 tasks: {type: list, returned: always, description: "In the order they began: task_id, state, try_number, seconds."}
@@ -133,13 +134,14 @@ def run(module: AnsibleModule) -> dict:
         base = f"{given['pipeline']}_{given['from']}_{given['to']}".replace(" ", "T")
         run_id, changed = choose(airflow.runs(dag, base), base, given["again"])
         if changed and module.check_mode:
-            return {"changed": True, "run_id": run_id, "state": "none", "tasks": [], "errors": {}}
+            return {"changed": True, "dag_id": dag, "run_id": run_id, "state": "none", "tasks": [], "errors": {}}
         if changed:
             airflow.start(dag, run_id, {"from": given["from"], "to": given["to"]})
     state, tasks = airflow.run(dag, run_id)["state"], airflow.tasks(dag, run_id)
     failed = [task for task in tasks if state == "failed" and task["state"] == "failed"]
     return {
         "changed": changed,
+        "dag_id": dag,
         "run_id": run_id,
         "state": state,
         "tasks": tasks,

@@ -150,9 +150,8 @@ def applications(year, history) -> dict[str, str]:
     """Ids of the year's Spark applications, by stage."""
     found = {}
     for application in history("applications?status=completed"):
-        started = application["attempts"][-1]["startTimeEpoch"] / 1000
-        if year.ledger["started_at"].timestamp() <= started <= year.ledger["finished_at"].timestamp():
-            stage = application["name"].split()[0].removeprefix("flights.")
+        pipeline, stage, run_id, *_ = application["name"].split()
+        if (pipeline, run_id) == ("flights", year.ledger["run_id"]):
             found[stage] = application["id"]
     return found
 

@@ -1,0 +1,55 @@
+variable "environment" {
+  description = "Prefix of every name in the cloud."
+  type        = string
+}
+
+variable "external_network" {
+  description = "Name of the network that the router and the public addresses are on."
+  type        = string
+}
+
+variable "subnet_cidr" {
+  description = "Addresses of the nodes."
+  type        = string
+
+  validation {
+    condition     = can(cidrnetmask(var.subnet_cidr))
+    error_message = "subnet_cidr is '${var.subnet_cidr}': write an IPv4 network such as 10.20.0.0/24."
+  }
+}
+
+variable "dns_servers" {
+  description = "Resolvers that DHCP names; empty leaves it to the cloud."
+  type        = list(string)
+  default     = []
+}
+
+variable "operator_cidrs" {
+  description = "Networks that people and the Ansible controller come from: ssh and the ports that exports.yml opens to `operators`."
+  type        = set(string)
+
+  validation {
+    condition     = alltrue([for cidr in var.operator_cidrs : can(cidrnetmask(cidr)) && !endswith(cidr, "/0")])
+    error_message = "operator_cidrs takes IPv4 networks such as 198.51.100.7/32, and never the whole Internet (/0)."
+  }
+}
+
+variable "exports" {
+  description = "What each role declares in meta/exports.yml: ports, their clients, and which of them are scraped."
+  type = map(object({
+    ports   = map(number)
+    clients = map(list(string))
+    scraped = set(string)
+  }))
+}
+
+variable "roles" {
+  description = "Roles that some node has; the others get no security group."
+  type        = set(string)
+}
+
+variable "port_spans" {
+  description = "Role and port whose service counts up from its declared number when that is taken: how many further ports it may use."
+  type        = map(map(number))
+  default     = {}
+}

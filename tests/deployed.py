@@ -34,6 +34,10 @@ class Play:
         """The results of the tasks that changed something, by host and task name without its role."""
         return {(host, name.split(" : ")[-1]): r for host, name, r in self._results() if r.get("changed")}
 
+    def result(self, task: str) -> dict:
+        """The result of a task, {} when it did not run."""
+        return next((r for _, name, r in self._results() if name.split(" : ")[-1] == task), {})
+
     @property
     def failed(self) -> list[str]:
         """host: task: message of what failed."""

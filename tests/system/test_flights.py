@@ -207,6 +207,7 @@ def test_without_nifi_the_run_fails_and_nothing_changes(year, run_flights, wareh
     before = warehouse.contents()
     run = run_flights(*MARCH, "-e", "again=true")
     assert run.play.returncode != 0
-    assert "nifi" in " ".join(run.play.failed).lower(), run.play.failed
-    assert run.ledger is None or run.ledger["state"] == "failed", run.ledger
+    assert "failed in extract." in run.play.failed[0], run.play.failed
+    assert run.ledger["state"] == "failed"
+    assert "NiFi does not answer at https://" in run.ledger["error"]
     assert warehouse.contents() == before

@@ -46,7 +46,11 @@ class ActionModule(ActionBase):
                 rows = [f"\n  {name} failed; the end of its log:", *(f"    {row}" for row in log)]
                 self._display.display("\n".join(rows))
             failed = ", ".join(last["errors"]) or "no task"
-            return {"failed": True, "msg": f"Run {last['run_id']} failed in {failed}; its log is above."}
+            return {
+                "failed": True,
+                "run_id": last["run_id"],
+                "msg": f"Run {last['run_id']} failed in {failed}; its log is above.",
+            }
         return {**last, "changed": first["changed"]}
 
     def _follow(self, first, arguments, task_vars):

@@ -6,7 +6,9 @@ from jobs.load.summary import table
 
 
 def test_numbers_go_right_with_separators_and_text_left():
-    text = table("Rows", ("name", "rows", "mean"), [("a", 12345, Decimal("1.5")), ("long name", None, Decimal("-20.0"))])
+    text = table(
+        "Rows", ("name", "rows", "mean"), [("a", 12345, Decimal("1.5")), ("long name", None, Decimal("-20.0"))]
+    )
     assert text.splitlines() == [
         "Rows",
         "  name         rows   mean",

@@ -16,7 +16,7 @@ timed     = @.ci/timed $@
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab deploy run destroy lint test-unit test-platform test-system test test-all bench psql credentials ssh lock clean
+.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-system test-terraform test test-all bench psql credentials ssh lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,12 @@ run: setup ## run PIPELINE over [FROM, TO) and print its summary
 destroy: setup ## remove the lab: hosts, bridge, firewall rules (the caches stay)
 	$(timed) $(PLAYBOOK) playbooks/lab.yml -e lab_state=absent
 
+plan: setup ## what `make apply` would do to the cloud of ENV=dev|staging|prod
+	$(timed) $(BIN)/python ansible/bin/cloud.py plan $(ENV) $(ARGS)
+
+apply: setup ## make the machines of ENV=dev|staging|prod with Terraform and write their inventory
+	$(timed) $(BIN)/python ansible/bin/cloud.py apply $(ENV) $(ARGS)
+
 lint: setup ## ansible-lint, yamllint, ruff, sqlfluff, shellcheck
 	$(timed) .ci/lint $(SCRIPTS)
 
@@ -56,6 +62,9 @@ test-platform: setup ## molecule: deploy once, second run changes nothing, drift
 
 test-system: setup ## the pipeline on the deployed platform, against the oracle
 	$(timed) $(BIN)/pytest tests/system -m "not slow" $(ARGS)
+
+test-terraform: setup ## Terraform modules and profiles over a mocked cloud
+	$(timed) $(BIN)/pytest tests/cloud $(ARGS)
 
 test: setup ## the landing gate: all of the above, with a table of minutes
 	$(timed) .ci/suite lint test-unit -- test-platform test-system

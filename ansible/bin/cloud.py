@@ -81,7 +81,7 @@ class Terraform:
     def wanted(self) -> dict:
         """The variables that name things of the cloud: cloud, network, image, nodes."""
         answer = self.run("console", "-no-color", stdin=WANTED + "\n").stdout
-        return json.loads(json.loads(answer))
+        return json.loads(json.loads(answer.strip().splitlines()[-1]))
 
     def plan(self, *arguments: str) -> dict:
         """Plan, keep the plan for `apply`, and return it as JSON."""

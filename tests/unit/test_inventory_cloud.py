@@ -8,11 +8,11 @@ from pathlib import Path
 import cloud_plan
 import pytest
 import yaml
-from ansible.inventory.manager import InventoryManager
-from ansible.plugins.loader import inventory_loader
 from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
-from environment import Environment, vault_loader
+from environment import Environment
+
+from tests.inventories import contents, dynamic, server, static
 
 ROOT = Path(__file__).resolve().parents[2]
 CLOUDS = ["dev", "staging", "prod"]
@@ -47,68 +47,32 @@ INVENTORY = {
 }
 
 
-def server(name: str, address: str, groups: str, public: str | None = None, **metadata: str) -> dict:
-    """An instance as the compute API lists it."""
-    addresses = [{"addr": address, "version": 4, "OS-EXT-IPS:type": "fixed"}]
-    if public:
-        addresses.append({"addr": public, "version": 4, "OS-EXT-IPS:type": "floating"})
-    return {
-        "id": f"id-{name}",
-        "name": name,
-        "addresses": {"dev": addresses},
-        "metadata": {"environment": "dev", "groups": groups} | metadata,
-    }
+def instance(name: str, address: str, groups: str, public: str | None = None, **volumes: str) -> dict:
+    return server(name, address, {"environment": "dev", "groups": groups} | volumes, public)
 
 
 # The same environment as the cloud has it: what modules/nodes puts into the instances' metadata.
 SERVERS = [
-    server("bastion1", "10.20.0.5", "bastion", public="203.0.113.5"),
-    server(
+    instance("bastion1", "10.20.0.5", "bastion", public="203.0.113.5"),
+    instance(
         "lake1",
         "10.20.0.6",
         "minio",
         volume_drive2="66666666-7777-8888-9999-000000000000:/var/lib/minio/drive2",
         volume_drive1="11111111-2222-3333-4444-555555555555:/var/lib/minio/drive1",
     ),
-    server("work1", "10.20.0.7", "spark,spark_master,spark_worker"),
-    server("work2", "10.20.0.8", "spark,spark_worker"),
+    instance("work1", "10.20.0.7", "spark,spark_master,spark_worker"),
+    instance("work2", "10.20.0.8", "spark,spark_worker"),
 ]
 
 
-def contents(manager: InventoryManager) -> tuple[dict, dict]:
-    """(group to hosts, host to what Terraform knows of it)."""
-    groups = {name: {host.name for host in group.get_hosts()} for name, group in manager.groups.items()}
-    hosts = {
-        host.name: {
-            "ansible_host": str(host.vars["ansible_host"]),
-            "platform_address": str(host.vars["platform_address"]),
-            "storage_volumes": [dict(volume) for volume in host.vars.get("storage_volumes") or []],
-        }
-        for host in manager.get_hosts()
-    }
-    return {name: members for name, members in groups.items() if members}, hosts
-
-
-def rendered(directory: Path, inventory: dict = INVENTORY) -> InventoryManager:
-    path = directory / "hosts.yml"
-    path.write_text(cloud_plan.render("dev", inventory))
-    return InventoryManager(loader=vault_loader(), sources=[str(path)])
-
-
-def dynamic(monkeypatch, servers: list[dict], environment: str = "dev") -> InventoryManager:
-    """The inventory of the environment's openstack.yml over instances that no cloud was asked for."""
-    vault_loader()
-    plugin = type(inventory_loader.get("openstack.cloud.openstack"))
-    monkeypatch.setattr(plugin, "_fetch_servers", lambda self, path, cache: servers)
-    source = ROOT / f"inventories/{environment}/openstack.yml"
-    return InventoryManager(loader=vault_loader(), sources=[str(source)])
-
-
 def test_rendered_and_dynamic_inventory_agree(tmp_path, monkeypatch):
-    groups, hosts = contents(rendered(tmp_path))
+    path = tmp_path / "hosts.yml"
+    path.write_text(cloud_plan.render("dev", INVENTORY))
+    groups, hosts = contents(static(path))
     assert groups["spark"] == {"work1", "work2"}
     assert len(hosts["lake1"]["storage_volumes"]) == 2
-    assert (groups, hosts) == contents(dynamic(monkeypatch, SERVERS))
+    assert (groups, hosts) == contents(dynamic(monkeypatch, SERVERS, "dev"))
 
 
 def test_rendering_is_what_was_put_in():

@@ -1,4 +1,7 @@
+# Plans alone: what is protected could not be torn down after an apply.
 mock_provider "openstack" {
+  override_during = plan
+
   mock_resource "openstack_networking_port_v2" {
     defaults = { all_fixed_ips = ["10.20.0.10"] }
   }
@@ -52,6 +55,8 @@ variables {
 }
 
 run "one_map_makes_all" {
+  command = plan
+
   assert {
     condition     = keys(openstack_compute_instance_v2.this) == ["lake1", "worker1", "worker2", "worker3"]
     error_message = join(", ", keys(openstack_compute_instance_v2.this))

@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-system test-terraform test test-all bench psql credentials ssh lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2 }' Makefile
 	@echo; echo "  ENV=$(ENV) chooses the inventory, ARGS adds arguments of ansible-playbook (deploy), psql or pytest."
 
 setup: $(STAMP) ## system packages (as root on Debian/Ubuntu) and the virtual environment

@@ -1,5 +1,6 @@
 """What an operator sees: every target, exactly one alert on a healthy platform, and an alert when something stops."""
 
+import shlex
 import time
 from collections.abc import Callable
 
@@ -36,6 +37,11 @@ def prometheus(platform) -> Service:
 @pytest.fixture(scope="module")
 def alertmanager(platform) -> Service:
     return Service(platform, "alertmanager", 9093, "admin", "alertmanager_admin_password")
+
+
+@pytest.fixture(scope="module")
+def elasticsearch(platform) -> Service:
+    return Service(platform, "elasticsearch", 9200, "etl-reader", "elasticsearch_reader_password")
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +141,74 @@ def test_a_stopped_exporter_is_told_within_a_minute_and_resolves(platform, prome
         platform.run(host, "systemctl start prometheus-node-exporter.service")
     resolved = until(lambda: settled(prometheus, alertmanager), 120)
     print(f"TargetDown after {told:.0f} s, resolved after {resolved:.0f} s")
+
+
+def lines(elasticsearch, field: str, content: str) -> list[dict]:
+    """The log lines whose field has exactly this content, oldest first."""
+    query = f'{field}:"{content}"'
+    hits = elasticsearch.get("/etl-logs-*/_search", q=query, size=10000, sort="@timestamp:asc")["hits"]["hits"]
+    return [hit["_source"] for hit in hits]
+
+
+def test_the_log_of_a_run_is_whole_and_in_order(platform, published, elasticsearch):
+    run_id, host = published.ledger["run_id"], platform.environment.hosts("airflow")[0]
+    pattern = f"/var/log/airflow/dag_id=*/run_id={run_id}/task_id=*/attempt=*.log"
+    written = int(platform.run(host, f"cat {pattern} | wc -l"))
+    until(lambda: len(lines(elasticsearch, "run_id", run_id)) >= written, 60)
+    found = lines(elasticsearch, "run_id", run_id)
+    assert len(found) == written
+    times = [line["@timestamp"] for line in found]
+    assert times == sorted(times)
+    assert {line["host"] for line in found} == {host}
+    assert {"start", "publish.publish"} <= {line["task"] for line in found}
+    play = platform.playbook("playbooks/logs.yml", "-e", f"run_id={run_id}")
+    assert play.returncode == 0, play.failed
+    assert f"{written} of {written} lines of {run_id}" in play.stderr
+
+
+def test_every_host_ships_what_its_services_say(platform, elasticsearch):
+    for host in platform.hosts:
+        unit = f"etl-said-{int(time.time())}"
+        platform.run(host, f"systemd-run --wait --collect --unit {unit} echo from {host}")
+        until(lambda unit=unit: lines(elasticsearch, "unit", f"{unit}.service"), 30)
+        (line,) = lines(elasticsearch, "unit", f"{unit}.service")
+        assert (line["host"], line["message"], line["level"]) == (host, f"from {host}", "info")
+
+
+def test_status_is_one_screen(platform, published):
+    play = platform.playbook("playbooks/status.yml")
+    assert play.returncode == 0, play.failed
+    assert published.ledger["run_id"] in play.stderr
+    assert "alerting works" in play.stderr
+
+
+def say(platform, host: str, unit: str, first: int, count: int) -> None:
+    """Let a service write numbered lines into the journal."""
+    script = f"i={first}; while [ $i -lt {first + count} ]; do echo line $i; i=$((i+1)); done"
+    platform.run(host, f"systemd-run --wait --collect --unit {unit} sh -c {shlex.quote(script)}")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("published")
+def test_an_outage_of_elasticsearch_loses_and_doubles_nothing(platform, prometheus, alertmanager, elasticsearch):
+    until(lambda: settled(prometheus, alertmanager), 240)
+    host, store = platform.environment.hosts("minio")[0], platform.environment.hosts("elasticsearch")[0]
+    unit = f"etl-outage-{int(time.time())}"
+    say(platform, host, unit, 0, 500)
+    platform.run(store, "systemctl stop elasticsearch.service")
+    try:
+        say(platform, host, unit, 500, 2000)
+        time.sleep(5)  # so that they are in the queue, and what is killed is not still reading the journal
+        platform.run(host, "systemctl kill --signal KILL rsyslog.service")
+        until(lambda: platform.run(host, "systemctl is-active rsyslog.service || echo no").strip() == "active", 30)
+        say(platform, host, unit, 2500, 1000)
+        until(lambda: ("LogsWaiting", host) in firing(alertmanager), 240)
+    finally:
+        platform.run(store, "systemctl start elasticsearch.service")
+    until(lambda: platform.run(store, "ss -ltn sport = :9200 | tail -n +2").strip(), 300)
+    until(lambda: len(lines(elasticsearch, "unit", f"{unit}.service")) >= 3500, 120)
+    time.sleep(10)  # would show lines sent twice
+    assert sorted(int(line["message"].split()[1]) for line in lines(elasticsearch, "unit", f"{unit}.service")) == [
+        *range(3500)
+    ]
+    until(lambda: settled(prometheus, alertmanager), 240)

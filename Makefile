@@ -58,7 +58,7 @@ test-unit: setup ## tests that need no hosts
 
 test-platform: setup ## molecule: deploy once, second run changes nothing, drift is found, hosts verified
 	@$(BIN)/molecule reset --scenario-name platform >/dev/null
-	$(timed) $(BIN)/molecule test --scenario-name platform --destroy never
+	$(timed) $(BIN)/molecule test --scenario-name platform --destroy never --no-command-borders
 
 test-system: setup ## the pipeline on the deployed platform, against the oracle
 	$(timed) $(BIN)/pytest tests/system -m "not slow" $(ARGS)

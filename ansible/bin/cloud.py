@@ -2,7 +2,8 @@
 """An environment's machines in an OpenStack cloud: plan, apply, inventory, report, destroy.
 
     cloud.py plan dev
-    cloud.py apply prod --yes --lose lake1
+    cloud.py apply prod --replace worker3
+    cloud.py apply dev --yes --lose lake1
 
 Terraform does the work (terraform/environments/<env>). Before it, images, flavors, networks and quotas are checked; after it,
 inventories/<env>/hosts.yml is written. A plan that would lose a node's data says so in red, and is applied only when that is
@@ -256,15 +257,20 @@ def prepare(terraform: Terraform, *arguments: str) -> dict:
     return plan
 
 
+def replaced(hosts: Iterable[str]) -> list[str]:
+    """Terraform's arguments that make the hosts' instances anew; their addresses and volumes stay."""
+    return [f'-replace=module.nodes.{cloud_plan.INSTANCE}.this["{host}"]' for host in hosts]
+
+
 def plan(terraform: Terraform, options: argparse.Namespace) -> None:
     """Say what `apply` would do."""
-    prepare(terraform)
+    prepare(terraform, *replaced(options.replace))
     terraform.planned.unlink()
 
 
 def apply(terraform: Terraform, options: argparse.Namespace) -> None:
     """Make the cloud what the configuration says, and write the inventory."""
-    confirm(terraform.environment, prepare(terraform), options.yes, options.lose)
+    confirm(terraform.environment, prepare(terraform, *replaced(options.replace)), options.yes, options.lose)
     terraform.apply()
     inventory(terraform, options)
     print(f"Next: make deploy ENV={terraform.environment}")
@@ -319,6 +325,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=commands)
     parser.add_argument("environment")
     parser.add_argument("--yes", action="store_true", help="do not ask; data is lost only with --lose")
+    parser.add_argument("--replace", action="append", default=[], metavar="HOST", help="make this host's instance anew")
     parser.add_argument("--lose", action="append", default=[], metavar="HOST", help="agree to lose this host's data")
     options = parser.parse_args(arguments)
     try:

@@ -14,6 +14,7 @@ DATA = {
     "minio": ("/var/lib/minio", "the lake's objects"),
     "postgresql": ("/var/lib/postgresql", "the warehouse and Airflow's metadata"),
     "nifi": ("/var/lib/nifi", "flow files on their way"),
+    "elasticsearch": ("/var/lib/elasticsearch", "the logs"),
     "prometheus": ("/var/lib/prometheus", "the history of metrics"),
 }
 VERBS = {

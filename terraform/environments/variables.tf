@@ -48,7 +48,7 @@ variable "nodes" {
 variable "common_roles" {
   description = "Roles of every node."
   type        = list(string)
-  default     = ["node_exporter"]
+  default     = ["log_shipper", "node_exporter"]
 }
 
 variable "data_volumes" {

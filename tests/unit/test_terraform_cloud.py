@@ -353,3 +353,9 @@ def test_unknown_environments_and_unset_states_are_named(monkeypatch):
     monkeypatch.setattr(cloud.shutil, "which", lambda _: None)
     with pytest.raises(cloud.Problem, match="terraform is not installed"):
         cloud.Terraform("dev")
+
+
+def test_a_host_is_replaced_by_name(terraform):
+    terraform.answers["show"] = (0, "{}", "")
+    terraform.plan(*cloud.replaced(["worker3"]))
+    assert '-replace=module.nodes.openstack_compute_instance_v2.this["worker3"]' in terraform.calls[0]

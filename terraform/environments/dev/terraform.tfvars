@@ -40,7 +40,7 @@ nodes = {
   observe = {
     count          = 1
     flavor         = "m1.medium"
-    roles          = ["artifacts", "prometheus", "alertmanager", "blackbox_exporter"]
+    roles          = ["artifacts", "prometheus", "alertmanager", "blackbox_exporter", "elasticsearch"]
     public_address = true
   }
 }

@@ -51,9 +51,12 @@ nodes = {
     roles  = ["artifacts"]
   }
   observe = {
-    count   = 1
-    flavor  = "m1.large"
-    roles   = ["prometheus", "alertmanager", "blackbox_exporter"]
-    volumes = { metrics = { size = 100, mount = "/var/lib/prometheus" } }
+    count  = 1
+    flavor = "m1.xlarge"
+    roles  = ["prometheus", "alertmanager", "blackbox_exporter", "elasticsearch"]
+    volumes = {
+      metrics = { size = 100, mount = "/var/lib/prometheus" }
+      logs    = { size = 200, mount = "/var/lib/elasticsearch" }
+    }
   }
 }

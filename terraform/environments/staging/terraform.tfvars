@@ -46,9 +46,12 @@ nodes = {
     volumes = { data = { size = 100, mount = "/var/lib/postgresql" } }
   }
   observe = {
-    count   = 1
-    flavor  = "m1.medium"
-    roles   = ["artifacts", "prometheus", "alertmanager", "blackbox_exporter"]
-    volumes = { metrics = { size = 20, mount = "/var/lib/prometheus" } }
+    count  = 1
+    flavor = "m1.large"
+    roles  = ["artifacts", "prometheus", "alertmanager", "blackbox_exporter", "elasticsearch"]
+    volumes = {
+      metrics = { size = 20, mount = "/var/lib/prometheus" }
+      logs    = { size = 50, mount = "/var/lib/elasticsearch" }
+    }
   }
 }

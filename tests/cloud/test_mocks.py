@@ -1,8 +1,6 @@
 """Terraform's modules and the environments' profiles over a mocked provider: no cloud, yet real plans and states."""
 
 import json
-import os
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -12,6 +10,7 @@ import cloud_plan
 import pytest
 import yaml
 
+from tests.cloud.terraform import initialised, terraform
 from tests.inventories import ROOT, contents, dynamic, server, static
 
 ENVIRONMENTS = ["dev", "staging", "prod"]
@@ -39,51 +38,6 @@ SCENARIOS = {
     "fewer": "merge(var.nodes, { GROUP = merge(var.nodes.GROUP, { count = 0 }) })",
     "disks": '{ for name, node in var.nodes : name => { for key, value in node : key => value if key != "volumes" } }',
 }
-
-
-def terraform(directory: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run Terraform with the provider of the machine's own mirror, or of what TF_CLI_CONFIG_FILE says."""
-    return subprocess.run(
-        ["terraform", f"-chdir={directory}", *arguments],
-        env=os.environ | {"TF_CLI_CONFIG_FILE": provider(), "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-    )
-
-
-@cache
-def provider() -> str:
-    """The CLI configuration that names where the provider is: the operator's, or one with a provider built on first use."""
-    configured = os.environ.get("TF_CLI_CONFIG_FILE", "")
-    if Path(configured).is_file():
-        return configured
-    built = subprocess.run([ROOT / "terraform/provider-mirror"], stdout=subprocess.PIPE, text=True, check=True)
-    return built.stdout.strip()
-
-
-@pytest.fixture(scope="session")
-def tree(tmp_path_factory) -> Path:
-    """A copy of what Terraform reads, without the backend: the repository's own folders get no lock file and no state."""
-    assert shutil.which("terraform"), "terraform (1.11 or later) is not installed: docs/installation-openstack.md"
-    copy = tmp_path_factory.mktemp("tree")
-    shutil.copytree(
-        ROOT / "terraform",
-        copy / "terraform",
-        symlinks=True,
-        ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*", "backend.tf", "state.tfbackend", "*.auto.tfvars*"),
-    )
-    for exports in ROOT.glob("roles/*/meta/exports.yml"):
-        target = copy / exports.relative_to(ROOT)
-        target.parent.mkdir(parents=True)
-        shutil.copy(exports, target)
-    return copy / "terraform"
-
-
-def initialised(directory: Path) -> Path:
-    if not (directory / ".terraform").exists():
-        done = terraform(directory, "init", "-no-color", "-input=false")
-        assert done.returncode == 0, done.stdout + done.stderr
-    return directory
 
 
 class Runs:

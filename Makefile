@@ -11,7 +11,7 @@ BIN      := .venv/bin
 STAMP    := .venv/.lock-$(shell sha256sum requirements.txt | cut -c1-12)
 INVENTORY = inventories/$(ENV)/hosts.yml
 PLAYBOOK  = $(BIN)/ansible-playbook -i $(INVENTORY)
-SCRIPTS   = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\#!.*(ba|/)sh$$')
+SCRIPTS   = $(shell git ls-files -co --exclude-standard ':!*.j2' | xargs grep -lE '^\#!.*(ba|/)sh$$')
 timed     = @.ci/timed $@
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

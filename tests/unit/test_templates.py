@@ -61,15 +61,16 @@ def load(path: Path):
 
 @cache
 def inventory(directory: Path) -> Environment:
-    """The lab's inventory as a fresh clone has it: no vault, no certificates yet."""
+    """The lab's inventory as a fresh clone has it, with no vault yet, and a host's key as the lab makes it."""
     source = ROOT / "inventories/local"
     for path in source.rglob("*.yml"):
         if path.name != "vault.yml":
             copy = directory / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(path.read_text())
-    (directory / "pki").mkdir()
-    (directory / "pki/sources1_ssh_host_ed25519.pub").write_text("ssh-ed25519 AAAA sources1\n")
+    key = directory / "lab/hosts/sources1/etc/ssh/ssh_host_ed25519_key.pub"
+    key.parent.mkdir(parents=True)
+    key.write_text("ssh-ed25519 AAAA sources1\n")
     environment = Environment(directory / "hosts.yml")
     HostVars(environment._manager, environment._variables, environment._loader)
     return environment
@@ -105,6 +106,7 @@ def renderings(template: str, directory: Path) -> list[str]:
         variables |= (loader.load_from_file(str(path), trusted_as_template=True) or {}) if path.exists() else {}
     # Precedence is simpler than Ansible's: the inventory sets no role's internal names.
     variables |= environment._variables.get_vars(host=host)
+    variables |= {"lab_dir": str(directory / "lab")}
     variables |= {"playbook_dir": str(ROOT / "playbooks"), "playbook_name": "site"}
     variables |= {"role_path": str(ROOT / "roles" / role), "role_name": role, "ansible_facts": FACTS}
     variables |= {f"ansible_{name}": value for name, value in FACTS.items()}

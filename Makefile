@@ -64,7 +64,7 @@ test-system: setup ## the pipeline on the deployed platform, against the oracle
 	$(timed) $(BIN)/pytest tests/system -m "not slow" $(ARGS)
 
 test-terraform: setup ## Terraform modules and profiles over a mocked cloud
-	$(timed) $(BIN)/pytest tests/cloud $(ARGS)
+	$(timed) $(BIN)/pytest tests/cloud -m "not slow" $(ARGS)
 
 test: setup ## the landing gate: all of the above, with a table of minutes
 	$(timed) .ci/suite lint test-unit -- test-platform test-system

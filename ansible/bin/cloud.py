@@ -100,6 +100,7 @@ class Terraform:
     def apply(self) -> None:
         """Carry out the kept plan; Terraform's progress is shown."""
         try:
+            sys.stdout.flush()
             self.run("apply", str(self.planned), capture=False)
         finally:
             self.planned.unlink()

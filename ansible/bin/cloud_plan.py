@@ -102,8 +102,11 @@ def summary(plan: dict) -> list[str]:
         kind = change["type"].removeprefix("openstack_").rsplit("_v", 1)[0].split("_", 1)[-1].replace("_", " ")
         rows.setdefault((verb(change), kind), []).append(str(change.get("index", change["name"])))
     for (action, kind), names in sorted(rows.items()):
-        shown = ", ".join(sorted(names)[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        lines.append(f"  {action:8} {len(names):4} {kind:22} {shown}")
+        many = len(names) > 8
+        shown = ", ".join(sorted(names)[:8]) + (f" and {len(names) - 8} more" if many else "")
+        if many and kind not in ("instance", "volume"):
+            shown = ""
+        lines.append(f"  {action:8} {len(names):4} {kind:22} {shown}".rstrip())
     return lines
 
 

@@ -67,10 +67,10 @@ test-terraform: setup ## Terraform modules and profiles over a mocked cloud
 	$(timed) $(BIN)/pytest tests/cloud -m "not slow" $(ARGS)
 
 test: setup ## the landing gate: all of the above, with a table of minutes
-	$(timed) .ci/suite lint test-unit -- test-platform test-system
+	$(timed) .ci/suite lint test-unit test-terraform -- test-platform test-system
 
 test-all: setup ## the gate, the slow system tests and the workflow check
-	$(timed) env BUDGET_MINUTES=240 .ci/suite lint lint-workflows test-unit -- test-platform test-system test-slow
+	$(timed) env BUDGET_MINUTES=240 .ci/suite lint lint-workflows test-unit test-terraform -- test-platform test-system test-slow
 
 test-slow: setup
 	$(timed) $(BIN)/pytest tests/system -m slow $(ARGS)

@@ -24,7 +24,7 @@ def test_diff_shows_the_drift_but_no_secret(platform, check):
     shown = str([result.get("diff") or result.get("results") for result in check.changed.values()])
     assert "work_mem = '1MB'" in shown
     assert "no_log: true" in shown, "airflow.cfg, whose mode drifted, holds secrets"
-    assert not [name for name, value in platform.environment.secrets().items() if value in shown]
+    assert not [name for name, value in platform.environment.secrets.items() if value in shown]
 
 
 def test_a_run_heals_it(platform):

@@ -22,7 +22,7 @@ from psycopg.rows import dict_row  # noqa: E402
 STAGES = """
     select
         r.run_id, r.interval_from::date || ' to ' || r.interval_to::date as interval, s.stage,
-        sum(s.rows_out) as rows, max(s.seconds) as seconds
+        sum(s.rows_out)::bigint as rows, max(s.seconds)::float8 as seconds
     from (
         select * from etl.run where state = 'published' order by interval_to - interval_from desc, started_at desc limit 1
     ) as r
@@ -52,7 +52,7 @@ def stages(environment: Environment) -> None:
     with psycopg.connect(**environment.warehouse(), row_factory=dict_row) as connection:
         rows = connection.execute(STAGES).fetchall()
         whole = connection.execute(
-            "select extract(epoch from duration) as seconds, rows_extracted from etl.v_run where run_id = %s",
+            "select extract(epoch from duration)::float8 as seconds, rows_extracted from etl.v_run where run_id = %s",
             (rows[0]["run_id"] if rows else None,),
         ).fetchone()
     print("\nstage                   seconds         rows       rows/s" + (f"   {rows[0]['interval']}" if rows else ""))

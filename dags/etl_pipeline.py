@@ -72,7 +72,7 @@ def extract(source: Source):
         sealed = manifest.find_sealed(s3, buckets["raw"], source.connection, source.name, run)
         if sealed is None:
             files = platform.landed_files(source.connection, source.files) if source.kind == "sftp" else []
-            with platform.nifi() as (session, url):
+            with platform.nifi(DECLARATION.port) as (session, url):
                 sealed = request.extract(session, url, s3, buckets["raw"], run, source, files)
         with platform.warehouse() as connection:
             ledger.record_extract(connection, run, sealed)

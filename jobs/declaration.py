@@ -62,12 +62,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Declaration:
-    """One pipeline; `publish` keeps the order in which tables are locked."""
+    """One pipeline; NiFi takes its extract requests on `port`, `publish` keeps the order in which tables are locked."""
 
     pipeline: str
     description: str
     owner: str
     alerts: str
+    port: int
     timezone: str
     sources: dict[str, Source]
     publish: dict[str, Table]
@@ -98,11 +99,27 @@ def load(name: str, directory: Path = PIPELINES) -> Declaration:
         description=document["description"],
         owner=document["owner"],
         alerts=document["alerts"],
+        port=document["port"],
         timezone=document.get("timezone", "UTC"),
         sources={key: _source(key, value) for key, value in document["sources"].items()},
         publish={key: _table(key, value) for key, value in document["publish"].items()},
         audits=tuple(document.get("audits", ())),
     )
+
+
+def load_all(directory: Path = PIPELINES) -> list[Declaration]:
+    """Read and check all declarations, also against each other. Raises DeclarationError."""
+    owners: dict[int, str] = {}
+    found = [load(path.stem, directory) for path in sorted(directory.glob("*.yml"))]
+    for declaration in found:
+        owner = owners.setdefault(declaration.port, declaration.pipeline)
+        if owner != declaration.pipeline:
+            path = directory / f"{declaration.pipeline}.yml"
+            raise DeclarationError(
+                f"{path}:{_line(path.read_text(), ['port'])}: port: {declaration.port} is that of the pipeline {owner}; "
+                f"every pipeline has its own"
+            )
+    return found
 
 
 def _source(name: str, value: dict[str, Any]) -> Source:

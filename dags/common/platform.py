@@ -93,8 +93,8 @@ def object_store() -> tuple[Any, dict[str, str]]:
 
 
 @contextmanager
-def nifi() -> Iterator[tuple[Any, str]]:
-    """(requests session with Airflow's client certificate, base URL of NiFi's request port)."""
+def nifi(port: int) -> Iterator[tuple[Any, str]]:
+    """(requests session with Airflow's client certificate, base URL of the pipeline's flow, which listens on `port`)."""
     import requests
     from airflow.sdk import Connection
 
@@ -102,7 +102,7 @@ def nifi() -> Iterator[tuple[Any, str]]:
     with requests.Session() as session:
         session.cert = (given.extra_dejson["cert"], given.extra_dejson["key"])
         session.verify = given.extra_dejson["ca"]
-        yield session, f"{given.schema}://{given.host}:{given.port}"
+        yield session, f"{given.schema}://{given.host}:{port}"
 
 
 def landed_files(connection: str, pattern: str) -> list[str]:

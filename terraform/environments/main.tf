@@ -50,7 +50,7 @@ module "network" {
   exports          = local.exports
   roles            = local.used
   # Each further application at the same time takes the next number (spark_port_retries).
-  port_spans = { spark = { driver = 15, driver_blocks = 15, executor_blocks = 15 } }
+  port_spans = { nifi = { request = 16 }, spark = { driver = 15, driver_blocks = 15, executor_blocks = 15 } }
 }
 
 module "nodes" {

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from jobs.declaration import load
 from tests.oracle import flights_2013
 
 FEBRUARY = ("2013-02-01", "2013-03-01")
@@ -189,7 +190,7 @@ def test_the_comparison_of_contents_sees_one_row(year, warehouse):
 def nifi_stopped(platform):
     """NiFi down for the test, up and taking requests again after it."""
     host = platform.environment.hosts("nifi")[0]
-    address = platform.environment.value("ansible_host", host), platform.environment.value("platform_nifi_request_port")
+    address = platform.environment.value("ansible_host", host), load("flights").port
     platform.run(host, "systemctl stop nifi.service")
     yield
     platform.run(host, "systemctl start nifi.service")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.declaration import load, names
+from jobs.declaration import load, load_all, names
 from jobs.extract.nifi.flowgen.__main__ import FLOWS, render
 from jobs.extract.nifi.flowgen.extract import build
 
@@ -34,9 +34,9 @@ def flow():
     return build(load("flights"))["flowContents"]
 
 
-@pytest.mark.parametrize("pipeline", names())
+@pytest.mark.parametrize("pipeline", load_all(), ids=names())
 def test_the_committed_definition_is_the_generated_one(pipeline):
-    committed = (FLOWS / f"{pipeline}.json").read_text()
+    committed = (FLOWS / f"{pipeline.pipeline}.json").read_text()
     assert committed == render(pipeline), "run: python -m jobs.extract.nifi.flowgen"
 
 

@@ -49,7 +49,7 @@ variable "roles" {
 }
 
 variable "port_spans" {
-  description = "Role and port whose service counts up from its declared number when that is taken: how many further ports it may use."
+  description = "Role and port of which the declared number is the first: how many further ports the service may use."
   type        = map(map(number))
   default     = {}
 }

@@ -9,13 +9,14 @@ from jobs.extract.nifi.flowgen.extract import build
 FLOWS = Path(__file__).resolve().parents[1] / "flows"
 
 
-def render(pipeline: str) -> str:
+def render(pipeline: declaration.Declaration) -> str:
     """The text of a pipeline's committed definition."""
-    return json.dumps(build(declaration.load(pipeline)), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(build(pipeline), indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
     FLOWS.mkdir(exist_ok=True)
-    for name in declaration.names():
-        (FLOWS / f"{name}.json").write_text(render(name))
-        print(FLOWS / f"{name}.json")
+    for declared in declaration.load_all():
+        path = FLOWS / f"{declared.pipeline}.json"
+        path.write_text(render(declared))
+        print(path)

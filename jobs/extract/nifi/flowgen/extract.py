@@ -80,7 +80,7 @@ class _Extract:
             STANDARD,
             P + "HandleHttpRequest",
             {
-                "Listening Port": self.flow.parameter("request.port"),
+                "Listening Port": str(self.declaration.port),
                 "SSL Context Service": self.tls,
                 "HTTP Context Map": self.contexts,
                 "Allowed Paths": f"/extract/{name}",

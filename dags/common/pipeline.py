@@ -1,0 +1,208 @@
+"""The DAG of a declared pipeline: extract, transform, load, publish, the same for every one.
+
+A pipeline's file in dags/ is its documentation and one call of `pipeline_dag`; its name is the DAG's id.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.sdk import DAG, Param, chain, dag, get_current_context, task, task_group
+
+from common import platform
+from jobs.declaration import Declaration, Source, load
+from jobs.extract import manifest, request
+from jobs.load import audit, ledger, publish, staging
+
+STAGES = ("clean_data", "enrich_data", "aggregate_data")
+BOUND = {"type": ["null", "string"], "pattern": rf"^{platform.BOUND.pattern}$"}
+MAX_ACTIVE_RUNS = 1  # of a pipeline, however they were triggered: the next one waits in Airflow's queue
+
+
+def pipeline_dag(pipeline: str, *, dag_id: str, title: str, doc_md: str, **settings: Any) -> DAG:
+    """The DAG that runs `jobs/pipelines/<pipeline>.yml`.
+
+    dag_id: the name of the calling file. title: what people read. settings: further arguments of `airflow.sdk.dag`, such
+    as schedule, start_date and end_date; without a schedule a run needs the parameters `from` and `to`.
+    Raises DeclarationError when the declaration is wrong, which Airflow shows as an import error.
+    """
+    declaration = load(pipeline)
+    steps = Steps(declaration)
+
+    def record_failure(context: dict) -> None:
+        """Note in the ledger which task ended the run and why."""
+        run = platform.run_of(declaration, context)
+        with platform.warehouse() as connection:
+            ledger.finish_run(connection, run, "failed", error=f"{context['ti'].task_id}: {context.get('exception')}")
+
+    @dag(
+        **{
+            "dag_id": dag_id,
+            "dag_display_name": title,
+            "description": declaration.description,
+            "doc_md": doc_md,
+            "schedule": None,
+            "catchup": False,
+            "is_paused_upon_creation": False,
+            "max_active_runs": MAX_ACTIVE_RUNS,
+            "dagrun_timeout": timedelta(hours=6),
+            "params": {
+                "from": Param(
+                    None, description="First moment, YYYY-MM-DD [HH:MM:SS], local time of the sources", **BOUND
+                ),
+                "to": Param(None, description="End of the interval, not part of it", **BOUND),
+            },
+            "default_args": {
+                "owner": declaration.owner,
+                "retries": 2,
+                "retry_delay": timedelta(seconds=20),
+                "retry_exponential_backoff": True,
+                "max_retry_delay": timedelta(minutes=5),
+                "execution_timeout": timedelta(minutes=15),
+                "on_failure_callback": record_failure,
+            },
+            "owner_links": {declaration.owner: f"mailto:{declaration.alerts}"},
+            "tags": ["etl", f"pipeline:{pipeline}"],
+            **settings,
+        }
+    )
+    def build() -> None:
+        @task_group(group_id="extract", tooltip="NiFi reads the sources and seals raw objects")
+        def extract_group() -> None:
+            for source in declaration.sources.values():
+                steps.extract(source)
+
+        @task_group(group_id="transform", tooltip="Spark cleans, joins and adds up")
+        def transform_group() -> None:
+            chain(*[steps.spark(stage) for stage in STAGES], steps.record())
+
+        @task_group(group_id="load", tooltip="COPY into staging")
+        def load_group() -> None:
+            steps.staging()
+
+        @task_group(group_id="publish", tooltip="Audit, then swap in")
+        def publish_group() -> None:
+            chain(steps.audit(), steps.publish())
+
+        chain(steps.start(), extract_group(), transform_group(), load_group(), publish_group(), steps.finish())
+
+    return build()
+
+
+class Steps:
+    """The tasks of one pipeline's DAG; each method makes one of them."""
+
+    def __init__(self, declaration: Declaration) -> None:
+        self.declaration = declaration
+        self.release = platform.RELEASES / platform.release()
+
+    def current_run(self) -> ledger.Run:
+        """The run of the task that is executing."""
+        return platform.run_of(self.declaration, get_current_context())
+
+    def start(self) -> Any:
+        @task(task_id="start")
+        def start() -> dict[str, str]:
+            """Open the run in the ledger; returns what the Spark applications are told about it."""
+            run = self.current_run()
+            with platform.warehouse() as connection:
+                ledger.start_run(connection, run)
+            return {"run_id": run.run_id, "from": str(run.interval_from), "to": str(run.interval_to)}
+
+        return start()
+
+    def extract(self, source: Source) -> Any:
+        @task(task_id=source.name, execution_timeout=timedelta(minutes=30))
+        def extract_dataset() -> str:
+            """Ask NiFi for the dataset and wait for its sealed manifest, whose URL it returns; one that is there already is reused."""
+            run = self.current_run()
+            s3, buckets = platform.object_store()
+            sealed = manifest.find_sealed(s3, buckets["raw"], source.connection, source.name, run)
+            if sealed is None:
+                files = platform.landed_files(source.connection, source.files) if source.kind == "sftp" else []
+                with platform.nifi(self.declaration.port) as (session, url):
+                    sealed = request.extract(session, url, s3, buckets["raw"], run, source, files)
+            with platform.warehouse() as connection:
+                ledger.record_extract(connection, run, sealed)
+            return sealed.url
+
+        return extract_dataset()
+
+    def spark(self, stage: str) -> SparkSubmitOperator:
+        """The task that runs one Spark application of the run's release."""
+        manifests = [
+            argument
+            for name in self.declaration.sources
+            for argument in ("--manifest", f"{name}={{{{ ti.xcom_pull('extract.{name}') }}}}")
+        ]
+        return SparkSubmitOperator(
+            task_id=stage,
+            conn_id="spark",
+            name=f"{self.declaration.pipeline}.{stage}",
+            application=str(self.release / "jobs/transform/spark" / f"{stage}.py"),
+            py_files=str(self.release / "jobs.zip"),
+            application_args=[
+                *("--pipeline", self.declaration.pipeline),
+                *("--run-id", "{{ ti.xcom_pull('start')['run_id'] }}"),
+                *("--attempt", "{{ ti.try_number }}"),
+                *("--from", "{{ ti.xcom_pull('start')['from'] }}"),
+                *("--to", "{{ ti.xcom_pull('start')['to'] }}"),
+                *(manifests if stage == STAGES[0] else ()),
+            ],
+            execution_timeout=timedelta(hours=2),
+            doc_md=f"Submits `jobs/transform/spark/{stage}.py` of the run's release; `record` enters its counts.",
+        )
+
+    def record(self) -> Any:
+        @task(task_id="record")
+        def record_stages() -> None:
+            """Enter the counts that the Spark stages left beside their output."""
+            run = self.current_run()
+            s3, buckets = platform.object_store()
+            with platform.warehouse() as connection:
+                for stage in STAGES:
+                    ledger.record_stage(connection, run, platform.stage_record(s3, buckets["curated"], run, stage))
+
+        return record_stages()
+
+    def staging(self) -> Any:
+        @task(task_id="staging", execution_timeout=timedelta(hours=1))
+        def load_staging() -> dict[str, int]:
+            """COPY the curated rows into the run's staging tables; returns the rows of each."""
+            run = self.current_run()
+            s3, _ = platform.object_store()
+            with platform.warehouse() as connection:
+                return staging.load(connection, s3, self.declaration, run, run.attempt)
+
+        return load_staging()
+
+    def audit(self) -> Any:
+        @task(task_id="audit", retries=0)
+        def check() -> int:
+            """Check the staged rows; a failed audit ends the run here, with nothing published. Returns how many there were."""
+            with platform.warehouse() as connection:
+                return len(audit.check(connection, self.declaration, self.current_run()))
+
+        return check()
+
+    def publish(self) -> Any:
+        @task(task_id="publish")
+        def swap() -> list[str]:
+            """Swap the run's partitions in and merge its dimensions, in one transaction; returns what was published."""
+            with platform.warehouse() as connection:
+                return [
+                    str(partition) for partition in publish.publish(connection, self.declaration, self.current_run())
+                ]
+
+        return swap()
+
+    def finish(self) -> Any:
+        @task(task_id="finish")
+        def finish() -> None:
+            """Close the run in the ledger."""
+            with platform.warehouse() as connection:
+                ledger.finish_run(connection, self.current_run(), "published")
+
+        return finish()

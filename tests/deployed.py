@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import requests
 import testinfra
 import yaml
 from environment import Environment
@@ -115,3 +116,21 @@ class Deployed:
         start = done.stdout.find("{\n")
         output = json.loads(done.stdout[start:]) if start >= 0 else {}
         return Play(done.returncode, output, done.stdout[:start] + done.stderr)
+
+
+class Service:
+    """A TLS API of the observing host, by address, with a user and password."""
+
+    def __init__(self, platform: Deployed, role: str, port: int, user: str, secret: str):
+        host = platform.environment.hosts(role)[0]
+        self.url = f"https://{platform.environment.value('ansible_host', host)}:{port}"
+        self.session = requests.Session()
+        self.session.trust_env = False  # a CA bundle of the machine would take the place of the environment's
+        self.session.verify = str(platform.environment.ca_file)
+        self.session.auth = (user, platform.environment.secrets[secret])
+
+    def get(self, path: str, **query):
+        """The JSON answer of a GET."""
+        answer = self.session.get(self.url + path, params=query, timeout=30)
+        answer.raise_for_status()
+        return answer.json()

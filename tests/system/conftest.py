@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.deployed import Deployed, Play
+from tests.deployed import Deployed, Play, Service
 
 YEAR = ("2013-01-01", "2014-01-01")
 LINEAGE = ("run_id", "release")  # columns that say where a row comes from
@@ -87,6 +87,21 @@ def object_store(platform):
         aws_secret_access_key=value("platform_s3_airflow_secret_key"),
         verify=str(platform.environment.ca_file),
     )
+
+
+@pytest.fixture(scope="session")
+def prometheus(platform) -> Service:
+    return Service(platform, "prometheus", 9090, "admin", "prometheus_admin_password")
+
+
+@pytest.fixture(scope="session")
+def alertmanager(platform) -> Service:
+    return Service(platform, "alertmanager", 9093, "admin", "alertmanager_admin_password")
+
+
+@pytest.fixture(scope="session")
+def elasticsearch(platform) -> Service:
+    return Service(platform, "elasticsearch", 9200, "etl-reader", "elasticsearch_reader_password")
 
 
 @pytest.fixture(scope="session")

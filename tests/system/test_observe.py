@@ -11,39 +11,6 @@ import yaml
 from tests.deployed import ROOT
 
 
-class Service:
-    """A TLS API of the observing host, by address, with a user and password."""
-
-    def __init__(self, platform, role: str, port: int, user: str, secret: str):
-        host = platform.environment.hosts(role)[0]
-        self.url = f"https://{platform.environment.value('ansible_host', host)}:{port}"
-        self.session = requests.Session()
-        self.session.trust_env = False  # a CA bundle of the machine would take the place of the environment's
-        self.session.verify = str(platform.environment.ca_file)
-        self.session.auth = (user, platform.environment.secrets[secret])
-
-    def get(self, path: str, **query):
-        """The JSON answer of a GET."""
-        answer = self.session.get(self.url + path, params=query, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
-
-
-@pytest.fixture(scope="module")
-def prometheus(platform) -> Service:
-    return Service(platform, "prometheus", 9090, "admin", "prometheus_admin_password")
-
-
-@pytest.fixture(scope="module")
-def alertmanager(platform) -> Service:
-    return Service(platform, "alertmanager", 9093, "admin", "alertmanager_admin_password")
-
-
-@pytest.fixture(scope="module")
-def elasticsearch(platform) -> Service:
-    return Service(platform, "elasticsearch", 9200, "etl-reader", "elasticsearch_reader_password")
-
-
 @pytest.fixture(scope="module")
 def published(run_flights):
     """The platform's last run, which succeeded whatever other tests broke before."""

@@ -50,14 +50,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Table:
-    """One published table. `partition_column` is set for facts (monthly ranges)."""
+    """One published table. `partition_column` is set for facts (monthly ranges), `source` where each of its rows becomes one here."""
 
     name: str
     kind: str
     key: tuple[str, ...]
+    source: str | None = None
     partition_column: str | None = None
     interval: str | None = None
     history: int = 3
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Days that what nothing published needs stays, by kind."""
+
+    raw: int = 365
+    curated: int = 30
+    quarantine: int = 365
+    attempts: int = 7
+    staging: int = 7
+    ledger: int = 730
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,7 @@ class Declaration:
     sources: dict[str, Source]
     publish: dict[str, Table]
     audits: tuple[dict[str, Any], ...]
+    retention: Retention = Retention()
 
 
 def names() -> list[str]:
@@ -94,6 +108,12 @@ def load(name: str, directory: Path = PIPELINES) -> Declaration:
         raise DeclarationError(
             f"{path}:{_line(text, where)}: {'.'.join(map(str, where)) or 'document'}: {error.message}"
         )
+    for table, value in document["publish"].items():
+        if "from" in value and value["from"] not in document["sources"]:
+            raise DeclarationError(
+                f"{path}:{_line(text, ['publish', table, 'from'])}: publish.{table}.from: there is no source {value['from']}; "
+                f"sources are {', '.join(document['sources'])}"
+            )
     return Declaration(
         pipeline=document["pipeline"],
         description=document["description"],
@@ -104,6 +124,7 @@ def load(name: str, directory: Path = PIPELINES) -> Declaration:
         sources={key: _source(key, value) for key, value in document["sources"].items()},
         publish={key: _table(key, value) for key, value in document["publish"].items()},
         audits=tuple(document.get("audits", ())),
+        retention=Retention(**document.get("retention", {})),
     )
 
 
@@ -137,6 +158,7 @@ def _table(name: str, value: dict[str, Any]) -> Table:
         name=name,
         kind=value["kind"],
         key=tuple(value["key"]),
+        source=value.get("from"),
         partition_column=value.get("partition", {}).get("column"),
         interval=value.get("interval"),
         history=value.get("history", 3),

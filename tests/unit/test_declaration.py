@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.declaration import PIPELINES, DeclarationError, load_all
+from jobs.declaration import PIPELINES, DeclarationError, Retention, load, load_all
 
 FLIGHTS = (PIPELINES / "flights.yml").read_text()
 
@@ -35,3 +35,18 @@ def test_two_pipelines_with_one_port_are_refused(declare):
         load_all(directory)
     declare(("pipeline: flights", "pipeline: orders"), ("port: 9443", "port: 9444"), name="orders")
     assert [declaration.port for declaration in load_all(directory)] == [9443, 9444]
+
+
+def test_a_table_from_no_source_is_refused(declare):
+    directory = declare(("from: airlines", "from: airline"))
+    line = line_of(directory, "from: airline,")
+    with pytest.raises(
+        DeclarationError, match=rf"flights.yml:{line}: publish.dim_airline.from: there is no source airline;"
+    ):
+        load("flights", directory)
+
+
+def test_retention_has_defaults_of_its_own(declare):
+    assert load("flights", declare()).retention == Retention()
+    retention = load("flights", declare(("audits:", "retention: {raw: 30}\n\naudits:"))).retention
+    assert retention == Retention(raw=30)

@@ -120,6 +120,39 @@ cross join lateral jsonb_populate_record(cast(null as %(target)s), h.content) as
 where h.publication_id = %(publication_id)s and h.table_name = %(name)s and h.change = 'replaced'
 on conflict do nothing;
 
+-- name: bypass_undone
+-- A later run that replaced rows of the undone one would put them back when it is undone itself: it remembers those before them.
+with remembered as (
+    select
+        later.ctid as place,
+        later.publication_id,
+        own.change,
+        own.content
+    from dwh_history.row_version as own
+    inner join dwh_history.row_version as later on own.table_name = later.table_name and %(same_content)s
+    where
+        own.publication_id = %(publication_id)s
+        and own.table_name = %(name)s
+        and later.publication_id > %(publication_id)s
+        and later.publication_id <> all(%(publications)s)
+        and later.change = 'replaced'
+        and later.content ->> 'run_id' = %(run_id)s
+),
+
+gone as (
+    delete from dwh_history.row_version as later
+    using remembered
+    where later.ctid = remembered.place
+)
+
+insert into dwh_history.row_version (publication_id, table_name, change, content)
+select
+    remembered.publication_id,
+    %(name)s,
+    remembered.change,
+    remembered.content
+from remembered;
+
 -- name: lock_holders
 select string_agg(distinct concat_ws(' ', a.usename, 'pid', a.pid, nullif(a.application_name, '')), ', ')
 from pg_locks as l

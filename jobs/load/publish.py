@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,18 +48,26 @@ from etl.partition_version
 where current and partition_name in (select partition_name from etl.partition_version where publication_id = any(%s))
 order by partition_name
 """
+# Publications that stand on those of the given runs: made later, for some of the same days or on top of the same partition.
 LATER = """
-select other.run_id
-from etl.publication as p
+select distinct own.run_id, other.run_id
+from etl.publication as taken
+inner join etl.run as own on taken.run_id = own.run_id
+inner join etl.publication as p on p.publication_id > taken.publication_id and p.undone_at is null
 inner join etl.run as other on p.run_id = other.run_id
-inner join etl.run as own on own.run_id = %(run_id)s and other.pipeline = own.pipeline
 where
-    p.publication_id > any(%(publications)s)
-    and p.undone_at is null
-    and other.run_id <> own.run_id
-    and other.interval_from < own.interval_to
-    and other.interval_to > own.interval_from
-limit 1
+    own.run_id = any(%(run_ids)s)
+    and taken.undone_at is null
+    and other.run_id <> all(%(run_ids)s)
+    and (
+        (other.pipeline = own.pipeline and other.interval_from < own.interval_to and other.interval_to > own.interval_from)
+        or exists (
+            select from etl.partition_version as below
+            inner join etl.partition_version as above on below.partition_name = above.partition_name
+            where below.publication_id = taken.publication_id and above.publication_id = p.publication_id
+        )
+    )
+order by 1, 2
 """
 
 
@@ -108,17 +116,24 @@ def publish(
 
 
 def undo(
-    conn: psycopg.Connection, run_id: str, *, patience: float = PATIENCE, sleep: Callable[[float], None] = time.sleep
+    conn: psycopg.Connection,
+    run_ids: str | Sequence[str],
+    *,
+    patience: float = PATIENCE,
+    sleep: Callable[[float], None] = time.sleep,
+    record: Callable[[list[dict[str, Any]]], None] = lambda versions: None,
 ) -> list[dict[str, Any]]:
-    """Take back all that a run published: former partitions, dimension rows and aggregate rows are published again.
+    """Take back all that a run, or several, published: former partitions, dimension rows and aggregate rows are published again.
 
-    Returns the versions that its partitions have now (none where there was none before); called again it returns []. Raises
-    PublishRefused when the run has published nothing, when a later run of the pipeline published some of the same days, or when
-    former rows are no longer kept. Rows that the run added to dimensions stay when other runs have published since.
+    Several runs are taken back in one transaction, the newest publication first. Returns the versions that their partitions have
+    now (none where there was none before); called again it returns []. `record` is called with them before the commit. Raises
+    PublishRefused when a run has published nothing, when another run published later on top of it, or when former rows are no
+    longer kept. Rows that a run added to dimensions stay when others have published since.
     """
     require_idle(conn)
+    run_ids = [run_ids] if isinstance(run_ids, str) else list(run_ids)
     with conn.transaction():
-        publications = _undoable(conn, run_id)
+        publications = [publication_id for publication_id, _ in _undoable(conn, run_ids)]
         facts, others = (
             [row[0] for row in conn.execute(query, (publications,)).fetchall()]
             for query in (
@@ -135,18 +150,25 @@ def undo(
 
     with _turn(conn, facts, patience), conn.transaction():
         _holding(conn, others, "write", patience, sleep)
-        newest = conn.execute(
-            "select not exists (select from etl.publication where publication_id > %s and undone_at is null and run_id <> %s)",
-            (publications[0], run_id),
-        ).fetchone()[0]
-        for publication_id in publications:
+        # Once more: somebody may have published while this waited for its turn.
+        undoable = _undoable(conn, run_ids)
+        if [publication_id for publication_id, _ in undoable] != publications:
+            raise PublishRefused(f"what {', '.join(run_ids)} published changed meanwhile: look again")
+        for publication_id, run_id in undoable:
+            newest = conn.execute(
+                "select not exists (select from etl.publication"
+                " where publication_id > %s and undone_at is null and publication_id <> all(%s))",
+                (publication_id, publications),
+            ).fetchone()[0]
             for name in others:
-                _restore(conn, name, publication_id, run_id, newest)
+                _restore(conn, name, publication_id, run_id, newest, publications)
         _holding(conn, facts, "swap", patience, sleep, swap_back)
         conn.execute("update etl.publication set undone_at = now() where publication_id = any(%s)", (publications,))
-        conn.execute("update etl.run set state = 'undone' where run_id = %s", (run_id,))
+        conn.execute("update etl.run set state = 'undone' where run_id = any(%s)", ([run for _, run in undoable],))
         with conn.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(UNDONE, (publications,)).fetchall()
+            versions = cursor.execute(UNDONE, (publications,)).fetchall()
+        record(versions)
+        return versions
 
 
 def _staged(conn: psycopg.Connection, declaration: Any, run: Run) -> set[str]:
@@ -317,27 +339,41 @@ def _forget(conn: psycopg.Connection, declaration: Any) -> None:
                 conn.execute(statement("forget_rows", name=published.name, keep=published.history))
 
 
-def _undoable(conn: psycopg.Connection, run_id: str) -> list[int]:
-    """The run's publications that are not undone, newest first; raises PublishRefused when they cannot be."""
+def _undoable(conn: psycopg.Connection, run_ids: list[str]) -> list[tuple[int, str]]:
+    """The runs' publications that are not undone and their runs, newest first; raises PublishRefused when they cannot be."""
     rows = conn.execute(
-        "select publication_id, undone_at is not null, rows_kept from etl.publication where run_id = %s order by 1 desc",
-        (run_id,),
+        "select publication_id, run_id, undone_at is not null, rows_kept from etl.publication"
+        " where run_id = any(%s) order by 1 desc",
+        (run_ids,),
     ).fetchall()
-    if not rows:
-        raise PublishRefused(f"run {run_id} has published nothing")
-    open_ones = [row for row in rows if not row[1]]
-    if not all(row[2] for row in open_ones):
-        raise PublishRefused(f"the rows that run {run_id} replaced are no longer kept")
-    publications = [row[0] for row in open_ones]
-    later = conn.execute(LATER, {"publications": publications, "run_id": run_id}).fetchone()
-    if later:
-        raise PublishRefused(f"run {later[0]} published some of the same days after run {run_id}: undo it first")
-    return publications
+    if missing := sorted(set(run_ids) - {row[1] for row in rows}):
+        raise PublishRefused(f"run {', '.join(missing)} has published nothing")
+    open_ones = [row for row in rows if not row[2]]
+    if pruned := sorted({row[1] for row in open_ones if not row[3]}):
+        raise PublishRefused(f"the rows that run {', '.join(pruned)} replaced are no longer kept")
+    for run_id, later in conn.execute(LATER, {"run_ids": run_ids}).fetchall():
+        raise PublishRefused(f"run {later} published some of the same days or months after run {run_id}: undo it first")
+    return [(row[0], row[1]) for row in open_ones]
 
 
-def _restore(conn: psycopg.Connection, name: str, publication_id: int, run_id: str, newest: bool) -> None:
-    names, target = columns_of(conn, "dwh", name), table("dwh", name)
+def _restore(
+    conn: psycopg.Connection, name: str, publication_id: int, run_id: str, newest: bool, publications: list[int]
+) -> None:
+    names, target, key = columns_of(conn, "dwh", name), table("dwh", name), key_of(conn, name)
     parts = {"target": target, "name": name, "publication_id": publication_id}
-    same = same_key(key_of(conn, name), "t", "r")
+    same = same_key(key, "t", "r")
     conn.execute(statement("undo_rows", same_key=same, run_id=run_id, newest=newest, **parts))
     conn.execute(statement("restore_rows", columns=columns(names), restored_columns=columns(names, "r"), **parts))
+    same_content = sql.SQL(" and ").join(
+        sql.SQL("later.content -> {0} = own.content -> {0}").format(sql.Literal(column)) for column in key
+    )
+    conn.execute(
+        statement(
+            "bypass_undone",
+            name=name,
+            publication_id=publication_id,
+            run_id=run_id,
+            publications=publications,
+            same_content=same_content,
+        )
+    )

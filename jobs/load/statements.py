@@ -17,14 +17,15 @@ _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
 
 @cache
-def _texts() -> dict[str, str]:
-    parts = re.split(r"^-- name: (\w+)\n", _FILE.read_text(), flags=re.MULTILINE)[1:]
+def texts(path: Path = _FILE) -> dict[str, str]:
+    """The statements of a file by the name that the comment above each gives."""
+    parts = re.split(r"^-- name: (\w+)\n", path.read_text(), flags=re.MULTILINE)[1:]
     return {name: text.strip().rstrip(";") for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def statement(name: str, /, **parts: Any) -> sql.Composed:
     """A statement of load_to_dwh.sql; a part is a psycopg.sql object, or a value that becomes a literal."""
-    pieces = _PLACEHOLDER.split(_texts()[name])
+    pieces = _PLACEHOLDER.split(texts()[name])
     given = [
         sql.SQL(piece)
         if index % 2 == 0

@@ -513,11 +513,50 @@ def test_undo_refuses_below_a_later_run(warehouse):
     go(warehouse, warehouse.run("r1", "2013-01-01", "2013-03-01"), flights(JAN, MAR))
     go(warehouse, warehouse.run("r2", "2013-02-01", "2013-04-01"), flights(FEB, APR))
     before = content(warehouse)
-    with pytest.raises(PublishRefused, match="run r2 published some of the same days after run r1: undo it first"):
+    with pytest.raises(
+        PublishRefused, match="run r2 published some of the same days or months after run r1: undo it first"
+    ):
         publish.undo(warehouse.conn, "r1")
     assert content(warehouse) == before
     with pytest.raises(PublishRefused, match="run r9 has published nothing"):
         publish.undo(warehouse.conn, "r9")
+
+
+def test_undo_refuses_below_a_later_run_of_other_days_of_the_month(warehouse):
+    go(warehouse, warehouse.run("r1", "2013-01-01", "2013-01-10"), flights(JAN, date(2013, 1, 10)))
+    go(warehouse, warehouse.run("r2", "2013-01-10", "2013-02-01"), flights(date(2013, 1, 10), FEB))
+    with pytest.raises(PublishRefused, match="run r2 published some of the same days or months after run r1"):
+        publish.undo(warehouse.conn, "r1")
+
+
+def test_undo_of_several_runs_is_one_step(warehouse):
+    """r2 published below and above r3: neither can be taken back alone, both can together."""
+    go(warehouse, warehouse.run("r1", "2013-01-01", "2013-02-01"), flights(JAN, FEB))
+    before = content(warehouse)
+    second, third = warehouse.run("r2", "2013-01-01", "2013-02-01"), warehouse.run("r3", "2013-01-10", "2013-03-01")
+    go(warehouse, second, flights(JAN, FEB, delay=1))
+    go(warehouse, third, flights(date(2013, 1, 10), MAR, delay=2))
+    go(warehouse, second, flights(JAN, FEB, delay=3))
+    for run_id in ("r2", "r3"):
+        with pytest.raises(PublishRefused):
+            publish.undo(warehouse.conn, run_id)
+    seen = []
+    back = publish.undo(warehouse.conn, ["r3", "r2"], record=seen.append)
+    assert [(v["partition"], v["version"]) for v in back] == [("fact_flight_201301", 1)] and seen == [back]
+    assert content(warehouse) == before
+
+
+def test_rows_of_an_undone_run_do_not_come_back(warehouse):
+    """Two runs of different months change one plane; whichever way they are taken back, the first run's row is left."""
+    planes = [{"dim_plane": [{"tailnum": "N1", "year": year, "known": True}]} for year in (1999, 2000, 2001)]
+    go(warehouse, warehouse.run("r1", "2013-01-01", "2013-02-01"), flights(JAN, FEB), planes[0])
+    before = content(warehouse)
+    go(warehouse, warehouse.run("r2", "2013-02-01", "2013-03-01"), flights(FEB, MAR), planes[1])
+    go(warehouse, warehouse.run("r3", "2013-03-01", "2013-04-01"), flights(MAR, APR), planes[2])
+    publish.undo(warehouse.conn, "r2")
+    assert warehouse.rows("select year, run_id from dwh.dim_plane") == [(2001, "r3")], "what came later stays"
+    publish.undo(warehouse.conn, "r3")
+    assert content(warehouse) == before
 
 
 def test_undo_keeps_dimension_rows_that_others_may_use(warehouse):

@@ -1,0 +1,1 @@
+"""The way back for data: runs (undo), objects (rewind)."""

@@ -1,0 +1,198 @@
+"""Plans and executions of an undo on a real server: what is named, what is refused, what readers see afterwards."""
+
+import json
+import subprocess
+import sys
+from datetime import date, datetime
+
+import pytest
+from test_load_publish import APR, FEB, JAN, MAR, content, go
+from warehouse_kit import flights
+
+from jobs.load import ledger
+from jobs.load.publish import PublishRefused
+from jobs.rollback import undo
+from jobs.rollback.undo import Selection
+
+
+def three_runs(warehouse):
+    """r1 publishes January and February, r2 a part of both again, r3 March."""
+    go(warehouse, warehouse.run("r1", "2013-01-01", "2013-03-01"), flights(JAN, MAR))
+    states = [content(warehouse)]
+    go(warehouse, warehouse.run("r2", "2013-01-10", "2013-02-10"), flights(date(2013, 1, 10), date(2013, 2, 10), 60, 1))
+    states.append(content(warehouse))
+    go(warehouse, warehouse.run("r3", "2013-03-01", "2013-04-01"), flights(MAR, APR))
+    return states
+
+
+def interval(start: str, end: str) -> Selection:
+    return Selection(
+        pipeline="flights", interval_from=datetime.fromisoformat(start), interval_to=datetime.fromisoformat(end)
+    )
+
+
+def ids(plan) -> list[str]:
+    return [run["run_id"] for run in plan.runs]
+
+
+def facts(state):
+    return {name: state[name] for name in ("fact_flight", "agg_delay_day")}
+
+
+def test_a_plan_says_what_readers_will_see_and_changes_nothing(warehouse):
+    three_runs(warehouse)
+    before = content(warehouse)
+    plan = undo.plan(warehouse.conn, Selection(("r2",)))
+    assert plan.executable and ids(plan) == ["r2"]
+    seen = [
+        (p["partition"], p["version_now"], p["rows_now"], p["version_after"], p["rows_after"], p["run_after"])
+        for p in plan.partitions
+    ]
+    assert seen == [
+        ("fact_flight_201301", 2, 40, 1, 62, "r1"),
+        ("fact_flight_201302", 2, 47, 1, 56, "r1"),
+    ]
+    assert (plan.rows_now, plan.rows_after) == (87, 118)
+    assert ("agg_delay_day", "restored") in [(each["table"], each["state"]) for each in plan.dependants]
+    assert content(warehouse) == before
+    assert warehouse.rows("select count(*) from etl.undo") == [(0,)]
+
+
+def test_executed_it_restores_and_is_recorded_once(warehouse):
+    states = three_runs(warehouse)
+    go(warehouse, warehouse.run("r4", "2013-01-10", "2013-02-10"), flights(date(2013, 1, 10), date(2013, 2, 10), 90, 2))
+    done = undo.execute(warehouse.conn, Selection(("r4",)), by="me", reason="wrong delays")
+    assert [version["version"] for version in done["undone"]] == [2, 2]
+    undo.execute(warehouse.conn, Selection(("r3",)), by="me")
+    assert facts(content(warehouse)) == facts(states[1])
+    again = undo.execute(warehouse.conn, Selection(("r4",)), by="me")
+    assert (again["undone"], again["already_undone"], again["executable"]) == ([], ["r4"], False)
+    rows = warehouse.rows("select requested_by, reason, run_ids, plan ->> 'rows_now' from etl.undo", user="etl_read")
+    assert rows[0] == ("me", "wrong delays", ["r4"], str(done["rows_now"])) and len(rows) == 2
+
+
+def test_later_runs_refuse_or_cascade(warehouse):
+    three_runs(warehouse)
+    plan = undo.plan(warehouse.conn, Selection(("r1",)))
+    assert [(each["run_id"], each["later_run"]) for each in plan.refusals] == [("r1", "r2")]
+    with pytest.raises(PublishRefused, match="run r2 published later on top of it"):
+        undo.execute(warehouse.conn, Selection(("r1",)), by="me")
+    plan = undo.plan(warehouse.conn, Selection(("r1",)), cascade=True)
+    assert [(run["run_id"], run["chosen"]) for run in plan.runs] == [("r2", False), ("r1", True)]
+    assert {(p["partition"], p["version_after"], p["rows_after"]) for p in plan.partitions} == {
+        ("fact_flight_201301", None, 0),
+        ("fact_flight_201302", None, 0),
+    }
+    undo.execute(warehouse.conn, Selection(("r1",)), cascade=True, by="me")
+    assert warehouse.rows("select min(flight_date), count(*) from dwh.fact_flight") == [(MAR, 62)]
+    assert warehouse.rows("select state from etl.run order by run_id") == [("undone",), ("undone",), ("published",)]
+
+
+def test_an_interval_names_the_runs_that_readers_see_in_it(warehouse):
+    three_runs(warehouse)
+    assert ids(undo.plan(warehouse.conn, interval("2013-01-10", "2013-02-10"))) == ["r2"]
+    assert ids(undo.plan(warehouse.conn, interval("2013-03-01", "2013-05-01"))) == ["r3"]
+    plan = undo.plan(warehouse.conn, interval("2013-01-12", "2013-01-13"))
+    assert "beyond the interval" in plan.refusals[0]["reason"] and not plan.executable
+    assert undo.plan(warehouse.conn, interval("2013-01-12", "2013-01-13"), cascade=True).executable
+    wide = undo.plan(warehouse.conn, interval("2013-01-01", "2014-01-01"))
+    assert ids(wide) == ["r3", "r2", "r1"] and wide.executable
+    assert ids(undo.plan(warehouse.conn, interval("2014-01-01", "2015-01-01"))) == []
+
+
+def test_every_run_of_newer_releases(warehouse):
+    states = three_runs(warehouse)
+    run = ledger.Run("r9", "manual__r9", "flights", "release2", 1, "2013-01-01", "2013-02-01")
+    go(warehouse, run, flights(JAN, FEB, delay=9))
+    assert ids(undo.plan(warehouse.conn, Selection(newer_than="release1"))) == ["r9"]
+    assert ids(undo.plan(warehouse.conn, Selection(newer_than="release2"))) == []
+    with pytest.raises(LookupError, match="no release release7"):
+        undo.plan(warehouse.conn, Selection(newer_than="release7"))
+    undo.execute(warehouse.conn, Selection(newer_than="release1"), by="me")
+    undo.execute(warehouse.conn, Selection(("r3",)), by="me")
+    assert facts(content(warehouse)) == facts(states[1])
+
+
+def test_what_stands_on_rows_that_go_back_is_marked_stale_until_published_again(warehouse):
+    def plane(year):
+        return {"dim_plane": [{"tailnum": "N1", "year": year, "known": True}]}
+
+    go(warehouse, warehouse.run("r1", "2013-01-01", "2013-02-01"), flights(JAN, FEB), plane(1999))
+    go(warehouse, warehouse.run("r2", "2013-01-01", "2013-02-01"), flights(JAN, FEB), plane(2000))
+    go(warehouse, warehouse.run("r3", "2013-02-01", "2013-03-01"), flights(FEB, MAR), plane(2000))
+    plan = undo.plan(warehouse.conn, Selection(("r2",)))
+    stale = [each for each in plan.dependants if each["state"] == "stale"]
+    assert [(each["table"], each["run_id"]) for each in stale] == [("fact_flight", "r3")]
+    undo.execute(warehouse.conn, Selection(("r2",)), by="me")
+    marks = "select table_name, interval_from::date, interval_to::date from etl.v_stale"
+    assert warehouse.rows(marks, user="etl_read") == [("fact_flight", FEB, MAR)]
+    go(warehouse, warehouse.run("r4", "2013-02-01", "2013-03-01"), flights(FEB, MAR), plane(1999))
+    assert warehouse.rows(marks) == []
+
+
+def test_what_is_no_longer_kept_is_refused_in_the_plan(warehouse):
+    for number in range(6):
+        go(warehouse, warehouse.run(f"r{number}", "2013-01-01", "2013-02-01"), flights(JAN, FEB, delay=number))
+    plan = undo.plan(warehouse.conn, Selection(("r1",)), cascade=True)
+    assert not plan.executable
+    assert any("no longer kept" in each["reason"] for each in plan.refusals)
+
+
+def test_a_run_that_published_nothing_and_one_that_is_unknown(warehouse):
+    ledger.start_run(warehouse.conn, warehouse.run("r1", "2013-01-01", "2013-02-01"))
+    assert undo.plan(warehouse.conn, Selection(("r1",))).refusals[0]["reason"] == "it has published nothing"
+    with pytest.raises(LookupError, match="no run r2"):
+        undo.plan(warehouse.conn, Selection(("r2",)))
+
+
+def test_it_does_what_was_agreed_to_or_nothing(warehouse):
+    three_runs(warehouse)
+    before = content(warehouse)
+    with pytest.raises(PublishRefused, match="the plan names runs r3 now, not r2: plan again"):
+        undo.execute(warehouse.conn, Selection(("r3",)), by="me", expected=["r2"])
+    assert content(warehouse) == before
+
+
+def test_a_running_run_of_the_same_days_is_named(warehouse):
+    three_runs(warehouse)
+    ledger.start_run(warehouse.conn, warehouse.run("r5", "2013-01-20", "2013-01-21"))
+    assert undo.plan(warehouse.conn, Selection(("r2",))).warnings == ["run r5 of the same days is still running"]
+
+
+def test_the_text_for_people(warehouse):
+    three_runs(warehouse)
+    text = undo.text(undo.plan(warehouse.conn, Selection(("r1",)), cascade=True).as_dict())
+    assert "Takes back 2 run(s)" in text and "| r2 |" in text and "nothing" in text
+    assert "**Refused**: run r1" in undo.text(undo.plan(warehouse.conn, Selection(("r1",))).as_dict())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"run_ids": ("r",), "newer_than": "x"}, {"pipeline": "flights"}],
+)
+def test_a_selection_is_one_of_three(wrong):
+    with pytest.raises(ValueError):
+        Selection(**wrong)
+
+
+def test_command_line(warehouse):
+    three_runs(warehouse)
+    environment = {"PGHOST": str(warehouse._server.directory), "PGDATABASE": warehouse.database, "PGUSER": "etl_load"}
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "jobs.rollback.undo", *arguments],
+            env=environment | {"PATH": "/usr/bin"},
+            capture_output=True,
+            text=True,
+        )
+
+    refused = run("execute", "--run", "r1", "--by", "me")
+    assert refused.returncode == 1 and "undo: run r1: run r2 published later" in refused.stderr
+    assert json.loads(refused.stdout)["executable"] is False
+    done = run("execute", "--run", "r2", "--by", "me")
+    assert done.returncode == 0 and len(json.loads(done.stdout)["undone"]) == 2
+    again = run("execute", "--run", "r2", "--by", "me")
+    assert again.returncode == 0 and json.loads(again.stdout)["undone"] == []
+    assert run("plan", "--pipeline", "flights", "--by", "me").returncode == 2
+    assert "no run r9" in run("plan", "--run", "r9", "--by", "me").stderr

@@ -116,6 +116,30 @@ where
     and p.undone_at is null
 order by r.run_id;
 
+-- name: lineage_readers
+-- What later runs that stay made from published tables that the runs taken back wrote, as their lineage events tell.
+select distinct
+    made.name as read_table,
+    written.name as table,
+    r.run_id,
+    r.pipeline,
+    r.interval_from,
+    r.interval_to
+from etl.lineage_event as wrote
+inner join etl.lineage_dataset as made
+    on wrote.event_key = made.event_key and made.direction = 'output' and made.namespace like 'postgres%%'
+inner join etl.lineage_dataset as used
+    on made.namespace = used.namespace and made.name = used.name and used.direction = 'input'
+inner join etl.lineage_event as reader
+    on used.event_key = reader.event_key and wrote.event_time < reader.event_time and reader.run_id <> all(%(run_ids)s)
+inner join etl.lineage_dataset as written
+    on used.event_key = written.event_key and written.direction = 'output' and written.name <> made.name
+inner join etl.run as r on reader.run_id = r.run_id
+where
+    wrote.run_id = any(%(run_ids)s)
+    and exists (select from etl.publication as p where p.run_id = r.run_id and p.undone_at is null)
+order by written.name, r.run_id;
+
 -- name: running
 select run_id
 from etl.run

@@ -278,17 +278,23 @@ def _dependants(conn: psycopg.Connection, made: Plan, publications: list[int]):
                 "why": f"{row['rows_introduced']} members that were new stay: runs that published since may refer to them",
             }
     changed = {row["table"] for row in restored if row["rows_put_back"]}
+    stale: dict[tuple[str, str], tuple[dict[str, Any], set[str]]] = {}
     for run in later:
         for name, through in _declared_dependants(run["pipeline"], changed).items():
-            yield {
-                "table": name,
-                "state": "stale",
-                "pipeline": run["pipeline"],
-                "run_id": run["run_id"],
-                "from": run["interval_from"],
-                "to": run["interval_to"],
-                "why": f"made by run {run['run_id']} from rows of {', '.join(through)} that go back",
-            }
+            stale.setdefault((name, run["run_id"]), (run, set()))[1].update(through)
+    for run in _rows(conn, "lineage_readers", run_ids=[run["run_id"] for run in made.runs]):
+        name, through = (run[key].rpartition(".")[2] for key in ("table", "read_table"))
+        stale.setdefault((name, run["run_id"]), (run, set()))[1].add(through)
+    for (name, run_id), (run, through) in sorted(stale.items()):
+        yield {
+            "table": name,
+            "state": "stale",
+            "pipeline": run["pipeline"],
+            "run_id": run_id,
+            "from": run["interval_from"],
+            "to": run["interval_to"],
+            "why": f"made by run {run_id} from rows of {', '.join(sorted(through))} that go back",
+        }
 
 
 def _declared_dependants(pipeline: str, changed: set[str]) -> dict[str, list[str]]:

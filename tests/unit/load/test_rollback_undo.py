@@ -130,6 +130,32 @@ def test_what_stands_on_rows_that_go_back_is_marked_stale_until_published_again(
     assert warehouse.rows(marks) == []
 
 
+def test_lineage_tells_what_another_pipeline_made_from_it(warehouse):
+    three_runs(warehouse)
+    mart = ledger.Run("m1", "manual__m1", "mart", "release1", 1, "2013-01-01", "2013-02-01")
+    ledger.start_run(warehouse.conn, mart)
+    with warehouse.connect("etl_owner") as conn:
+        conn.execute("insert into etl.publication (run_id, attempt) values ('m1', 1)")
+        for key, run_id, way, name in (
+            ("a", "r2", "output", "dwh.dwh.fact_flight"),
+            ("b", "m1", "input", "dwh.dwh.fact_flight"),
+            ("b", "m1", "output", "dwh.dwh.agg_mart"),
+        ):
+            conn.execute(
+                "insert into etl.lineage_event (event_key, event_time, event_type, job_namespace, job_name, run_uuid, run_id, event)"
+                " values (%s, clock_timestamp(), 'COMPLETE', 'etl', 'job', gen_random_uuid(), %s, '{}') on conflict do nothing",
+                (key, run_id),
+            )
+            conn.execute(
+                "insert into etl.lineage_dataset (event_key, direction, namespace, name) values (%s, %s, 'postgres://h:5432', %s)",
+                (key, way, name),
+            )
+    stale = [each for each in undo.plan(warehouse.conn, Selection(("r2",))).dependants if each["state"] == "stale"]
+    assert [(each["table"], each["run_id"], each["pipeline"]) for each in stale] == [("agg_mart", "m1", "mart")]
+    undo.execute(warehouse.conn, Selection(("r2",)), by="me")
+    assert warehouse.rows("select table_name, pipeline from etl.v_stale") == [("agg_mart", "mart")]
+
+
 def test_what_is_no_longer_kept_is_refused_in_the_plan(warehouse):
     for number in range(6):
         go(warehouse, warehouse.run(f"r{number}", "2013-01-01", "2013-02-01"), flights(JAN, FEB, delay=number))

@@ -1,14 +1,17 @@
 """Pipelines as declared in jobs/pipelines/<name>.yml, checked against jobs/pipelines/schema.json.
 
 >>> declaration = load("flights")
->>> declaration.sources["flights"].connection
-'flights_db'
+>>> declaration.sources["planes"].connection
+'planes_db'
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ PIPELINES = Path(__file__).resolve().parent / "pipelines"
 
 
 class DeclarationError(ValueError):
-    """A declaration that breaks the schema; the message names file, line, what is wrong and what is allowed."""
+    """A declaration that is wrong; the message names file, line, what is wrong and what would be right."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,59 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """What happens when a source's columns are not the declared ones: accept, quarantine or stop."""
+
+    added: str = "accept"
+    gone: str = "stop"
+    retyped: str = "stop"
+
+
+@dataclass(frozen=True)
+class Page:
+    """How a REST API pages: by number until `total` rows are there, or along the URLs at `next`."""
+
+    number: str | None = None
+    size: str | None = None
+    rows: int | None = None
+    total: str | None = None
+    next: str | None = None
+    most: int = 10_000
+
+
+@dataclass(frozen=True)
 class Source:
-    """One dataset: an SQL query or files over SFTP."""
+    """What is extracted and cleaned by itself: a query, files or pages.
+
+    `dataset` is what its rows belong to: its own name, or that of the source whose `from` lists it (name: <dataset>_<origin>).
+    `since` and `until`, local time, bound the rows that it has.
+    """
 
     name: str
     kind: str
     connection: str
     key: tuple[str, ...]
+    dataset: str = ""
     rules: tuple[Rule, ...] = ()
     interval: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    drift: Drift = Drift()
+    since: datetime = datetime.min
+    until: datetime = datetime.max
     query: str | None = None
     files: str | None = None
     format: str = "avro"
-    columns: dict[str, str] = field(default_factory=dict)
+    encoding: str = "utf-8"
+    settle: int = 2
+    path: str | None = None
+    parameters: dict[str, str] = field(default_factory=dict)
+    records: str | None = None
+    page: Page | None = None
+
+    def overlap(self, start: datetime, end: datetime) -> tuple[datetime, datetime] | None:
+        """The part of [start, end) for which this source is asked; None when it has nothing in it."""
+        start, end = max(start, self.since), min(end, self.until)
+        return (start, end) if start < end else None
 
 
 @dataclass(frozen=True)
@@ -95,25 +138,20 @@ def names() -> list[str]:
 
 
 def load(name: str, directory: Path = PIPELINES) -> Declaration:
-    """Read and check one declaration.
-
-    Raises DeclarationError naming file and line when it breaks the schema.
-    """
+    """Read and check one declaration. Raises DeclarationError."""
     path = directory / f"{name}.yml"
-    text = path.read_text()
-    document = yaml.safe_load(text)
-    schema = json.loads((PIPELINES / "schema.json").read_text())
-    if error := best_match(Draft202012Validator(schema).iter_errors(document)):
-        where = list(error.absolute_path)
+    try:
+        text = path.read_text()
+        document = yaml.load(text, Loader=_Loader)
+    except FileNotFoundError:
         raise DeclarationError(
-            f"{path}:{_line(text, where)}: {'.'.join(map(str, where)) or 'document'}: {error.message}"
-        )
-    for table, value in document["publish"].items():
-        if "from" in value and value["from"] not in document["sources"]:
-            raise DeclarationError(
-                f"{path}:{_line(text, ['publish', table, 'from'])}: publish.{table}.from: there is no source {value['from']}; "
-                f"sources are {', '.join(document['sources'])}"
-            )
+            f"{path}: there is no such pipeline{_meant(name, names())}; declared are {', '.join(names())}"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise DeclarationError(f"{path}:{line}: this is not YAML: {error.problem} {error.context or ''}") from None
+    for where, what in _problems(document, name):
+        raise DeclarationError(f"{path}:{_line(text, where)}: {'.'.join(map(str, where)) or 'the declaration'}: {what}")
     return Declaration(
         pipeline=document["pipeline"],
         description=document["description"],
@@ -121,7 +159,7 @@ def load(name: str, directory: Path = PIPELINES) -> Declaration:
         alerts=document["alerts"],
         port=document["port"],
         timezone=document.get("timezone", "UTC"),
-        sources={key: _source(key, value) for key, value in document["sources"].items()},
+        sources={source.name: source for key, value in document["sources"].items() for source in _sources(key, value)},
         publish={key: _table(key, value) for key, value in document["publish"].items()},
         audits=tuple(document.get("audits", ())),
         retention=Retention(**document.get("retention", {})),
@@ -143,14 +181,32 @@ def load_all(directory: Path = PIPELINES) -> list[Declaration]:
     return found
 
 
-def _source(name: str, value: dict[str, Any]) -> Source:
-    given = dict(value)
-    return Source(
-        name=name,
-        key=tuple(given.pop("key")),
-        rules=tuple(Rule(**rule) for rule in given.pop("rules", ())),
-        **given,
-    )
+class _Loader(yaml.SafeLoader):
+    """YAML without dates: they are text until the schema has seen them."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _sources(name: str, value: dict[str, Any]) -> Iterator[Source]:
+    """A declared source as its parts, each with one origin."""
+    shared = dict(value)
+    for origin, more in shared.pop("from", {"": {}}).items():
+        given = shared | more
+        yield Source(
+            name=f"{name}_{origin}" if origin else name,
+            dataset=name,
+            key=tuple(given.pop("key")),
+            rules=tuple(Rule(**rule) for rule in given.pop("rules", ())),
+            drift=Drift(**given.pop("drift", {})),
+            page=Page(**given.pop("page")) if "page" in given else None,
+            since=datetime.fromisoformat(given.pop("since", "0001-01-01")),
+            until=datetime.fromisoformat(given.pop("until")) if "until" in given else datetime.max,
+            **given,
+        )
 
 
 def _table(name: str, value: dict[str, Any]) -> Table:
@@ -165,16 +221,117 @@ def _table(name: str, value: dict[str, Any]) -> Table:
     )
 
 
+def _problems(document: Any, name: str) -> Iterator[tuple[list[str | int], str]]:
+    """(where, what is wrong and what would be right), the most telling first."""
+    schema = json.loads((PIPELINES / "schema.json").read_text())
+    yield from _unknown_keys(schema, schema, document, [])
+    errors = Draft202012Validator(schema).iter_errors(document)
+    if error := best_match(error for error in errors if error.validator != "unevaluatedProperties"):
+        what = error.message
+        if error.validator == "required":
+            lacking = [key for key in error.validator_value if key not in error.instance]
+            what = f"needs {' and '.join(f'`{key}`' for key in lacking)}"
+        elif error.validator == "enum":
+            what = f"{error.instance!r} is none of {', '.join(map(str, error.validator_value))}"
+            what += _meant(error.instance, error.validator_value)
+        if description := error.schema.get("description"):
+            what += f" ({description})"
+        yield list(error.absolute_path), what
+        return
+    if document["pipeline"] != name:
+        yield ["pipeline"], f"the file is {name}.yml, so it must be {name}"
+    for key, source in document["sources"].items():
+        yield from _source_problems(["sources", key], source)
+    for table, value in document["publish"].items():
+        if "from" in value and value["from"] not in document["sources"]:
+            what = f"there is no source {value['from']!r}; sources are {', '.join(document['sources'])}"
+            yield ["publish", table, "from"], what + _meant(value["from"], document["sources"])
+
+
+def _source_problems(where: list[str | int], source: dict[str, Any]) -> Iterator[tuple[list[str | int], str]]:
+    """What a schema cannot say of one source."""
+    columns = source.get("columns")
+    for part, names in {"key": source["key"], "interval": [source["interval"]] if "interval" in source else []}.items():
+        for name in names:
+            if columns and name not in columns:
+                yield [*where, part], f"{name!r} is not among the columns{_meant(name, columns)}"
+    origins = {(*where, "from", key): value for key, value in source.get("from", {}).items()} or {tuple(where): source}
+    for here, origin in origins.items():
+        if origin["kind"] != "sql" and not columns:
+            yield list(here), f"a source of kind {origin['kind']} needs `columns`: the names and types that are read"
+        bounds = 2 if "interval" in source else 0
+        if origin["kind"] == "sql" and origin["query"].count("?") != bounds:
+            yield (
+                [*here, "query"],
+                (
+                    f"needs {bounds} bounds (?), has {origin['query'].count('?')}: "
+                    "`interval` asks for two of them, `where column >= ? and column < ?`, and without it there are none"
+                ),
+            )
+    spans = sorted((value.get("since", ""), value.get("until", "9999"), here) for here, value in origins.items())
+    for (_, until, _), (since, _, here) in zip(spans, spans[1:], strict=False):
+        if since < until:
+            yield list(here), "shares days with another origin: set `since` and `until` so that each day has one"
+
+
+def _unknown_keys(
+    root: dict[str, Any], schema: dict[str, Any], value: Any, where: list[str | int]
+) -> Iterator[tuple[list[str | int], str]]:
+    """Keys that no part of the schema knows, in the document's order."""
+    if isinstance(value, dict):
+        known, others = _properties(root, schema, value)
+        if value.get("kind") not in known.get("kind", {}).get("enum", [value.get("kind")]):
+            return  # what may stand here depends on it
+        for key, child in value.items():
+            below = known.get(key, others)
+            if below is not None:
+                yield from _unknown_keys(root, below, child, [*where, key])
+            elif known:
+                yield [*where, key], f"unknown key{_meant(key, known)}; known here are {', '.join(known)}"
+    elif isinstance(value, list):
+        items = schema.get("items", {})
+        for number, child in enumerate(value):
+            yield from _unknown_keys(root, items, child, [*where, number])
+
+
+def _properties(
+    root: dict[str, Any], schema: dict[str, Any], value: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Schemas of a mapping's properties by name, and that of all others when there may be some."""
+    known, others = {}, None
+    parts = [schema]
+    while parts:
+        part = parts.pop(0)
+        for key, below in part.get("properties", {}).items():
+            known.setdefault(key, below)
+        if isinstance(part.get("additionalProperties"), dict):
+            others = part["additionalProperties"]
+        if "$ref" in part:
+            parts.append(root["$defs"][part["$ref"].rpartition("/")[2]])
+        parts += part.get("allOf", [])
+        if "if" in part:
+            holds = Draft202012Validator(part["if"] | {"$defs": root["$defs"]}).is_valid(value)
+            parts.append(part.get("then" if holds else "else", {}))
+    return {key: below for key, below in known.items() if below is not False}, others
+
+
+def _meant(name: Any, known: Any) -> str:
+    """What may have been meant, as the end of a message."""
+    close = get_close_matches(str(name), list(known), n=1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
 def _line(text: str, where: list[str | int]) -> int:
-    """Line (from 1) of the node at path `where`, or of its nearest ancestor."""
-    node = yaml.compose(text)
+    """Line (from 1) of the key or item at path `where`, or of its nearest ancestor."""
+    node, line = yaml.compose(text), 0
     for step in where:
         children = (
-            {key.value: value for key, value in node.value}
+            {key.value: (key, value) for key, value in node.value}
             if isinstance(node, yaml.MappingNode)
-            else dict(enumerate(node.value))
+            else {number: (value, value) for number, value in enumerate(node.value)}
         )
         if step not in children:
             break
-        node = children[step]
-    return node.start_mark.line + 1
+        mark, node = children[step]
+        line = mark.start_mark.line
+    return line + 1

@@ -1,5 +1,7 @@
 """Declarations are checked before anything is made of them, and the message leads to the line."""
 
+from datetime import datetime
+
 import pytest
 
 from jobs.declaration import PIPELINES, DeclarationError, Retention, load, load_all
@@ -41,9 +43,81 @@ def test_a_table_from_no_source_is_refused(declare):
     directory = declare(("from: airlines", "from: airline"))
     line = line_of(directory, "from: airline,")
     with pytest.raises(
-        DeclarationError, match=rf"flights.yml:{line}: publish.dim_airline.from: there is no source airline;"
+        DeclarationError,
+        match=rf"flights.yml:{line}: publish.dim_airline.from: there is no source 'airline';.*did you mean airlines",
     ):
         load("flights", directory)
+
+
+TWO_ORIGINS = """
+  flights:
+    interval: sched_dep
+    key: [id]
+    columns: {id: bigint, sched_dep: timestamp}
+    from:
+      files: {kind: sftp, connection: landing, files: "f-%Y-%m.parquet", format: parquet, until: 2013-07-01}
+      table: {kind: sql, connection: db, since: 2013-07-01, query: "select * from f where sched_dep >= ? and sched_dep < ?"}
+"""
+
+
+@pytest.fixture
+def two_origins(declare):
+    start, end = FLIGHTS.index("  flights:"), FLIGHTS.index("  planes:")
+
+    def write(*changes):
+        text = TWO_ORIGINS
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new, 1)
+        return declare((FLIGHTS[start:end], text.lstrip("\n")))
+
+    return write
+
+
+def test_origins_share_what_their_dataset_declares(two_origins):
+    sources = load("flights", two_origins()).sources
+    files, table = sources["flights_files"], sources["flights_table"]
+    assert (files.dataset, table.dataset, sources["planes"].dataset) == ("flights", "flights", "planes")
+    assert files.key == table.key == ("id",)
+    assert files.columns == table.columns == {"id": "bigint", "sched_dep": "timestamp"}
+    year = datetime(2013, 1, 1), datetime(2014, 1, 1)
+    assert files.overlap(*year) == (datetime(2013, 1, 1), datetime(2013, 7, 1))
+    assert table.overlap(*year) == (datetime(2013, 7, 1), datetime(2014, 1, 1))
+    assert table.overlap(datetime(2013, 2, 1), datetime(2013, 3, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "message"),
+    [
+        ("since: 2013-07-01", "since: 2013-06-01", "      table:", "shares days with another origin"),
+        ("key: [id]", "key: [identity]", "key: ", "'identity' is not among the columns"),
+        ("key: [id]", "key: [i_d]", "key: ", "did you mean id?"),
+        (" and sched_dep < ?", "", "      table:", "needs 2 bounds"),
+        ("sched_dep: timestamp", "sched_dep: timestmap", "columns:", "a type of Spark SQL, such as"),
+        ("until: 2013-07-01", "untill: 2013-07-01", "      files:", "unknown key: did you mean until"),
+        ("kind: sftp", "kind: stfp", "      files:", "'stfp' is none of sql, sftp, directory, rest: did you mean sftp"),
+        ("connection: landing, ", "", "      files:", "needs `connection`"),
+        ("    columns: {id: bigint, sched_dep: timestamp}\n", "", "  flights:", "needs `columns`"),
+    ],
+)
+def test_an_error_leads_to_its_line_and_says_what_would_be_right(two_origins, old, new, at, message):
+    directory = two_origins((old, new))
+    line = line_of(directory, at)
+    with pytest.raises(DeclarationError) as error:
+        load("flights", directory)
+    assert str(error.value).startswith(f"{directory}/flights.yml:{line}: ")
+    assert message in str(error.value)
+
+
+def test_what_is_no_yaml_is_told_with_its_line(declare):
+    directory = declare(("sources:", "sources: ["))
+    with pytest.raises(DeclarationError, match=r"flights.yml:\d+: this is not YAML: expected"):
+        load("flights", directory)
+
+
+def test_an_unknown_pipeline_is_told_with_the_known_ones():
+    with pytest.raises(DeclarationError, match="no such pipeline: did you mean flights?"):
+        load("flight")
 
 
 def test_retention_has_defaults_of_its_own(declare):

@@ -39,14 +39,18 @@ LOOPS = {
     "airflow/templates/airflow.service.j2": ("__airflow_service", "__airflow_services"),
     "lab/templates/host0.network.j2": ("__lab_host", "lab_hosts"),
     "minio/templates/policy.json.j2": ("__minio_grant", "minio_users"),
+    "pgbackrest/templates/backup.service.j2": ("__pgbackrest_type", "__pgbackrest_types"),
+    "pgbackrest/templates/backup.timer.j2": ("__pgbackrest_type", "__pgbackrest_types"),
     "postgres_exporter/templates/env.j2": ("__postgres_exporter_database", "postgres_exporter_databases | dict2items"),
     "postgresql/templates/etl.conf.j2": ("__postgresql_cluster", "postgresql_clusters | dict2items"),
     "postgresql/templates/pg_hba.conf.j2": ("__postgresql_cluster", "postgresql_clusters | dict2items"),
+    "postgresql/templates/settings.conf.j2": ("__postgresql_cluster", "postgresql_clusters | dict2items"),
     "spark/templates/spark.service.j2": ("__spark_daemon", "__spark_daemons | dict2items"),
 }
 
 # What tasks register or hand over before they render.
 REGISTERED = {
+    "postgresql_settings": {"archive_mode": "on", "archive_command": "push --stanza={cluster} %p"},
     "prometheus_server": {"unit": "prometheus", "dir": "/etc/prometheus"},
     "__sources_export": {
         "directory": "/nowhere",

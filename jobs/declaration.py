@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
@@ -92,16 +92,40 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Join:
+    """A source that a fact or dimension looks things up in: at most one of its rows fits `match` (Spark SQL)."""
+
+    source: str
+    match: str
+
+
+@dataclass(frozen=True)
 class Table:
-    """One published table. `partition_column` is set for facts (monthly ranges), `source` where each of its rows becomes one here."""
+    """One published table. Each cleaned row of `source` becomes one row here; an aggregate adds up the fact table `source`.
+
+    columns: Spark SQL by name. where: Spark SQL, true for rows that are published. unknown: (source, column) pairs whose values
+    become members with known = false when the dimension has none of that key. `partition_column` is set for facts (monthly
+    ranges). whole_months: a run replaces every month that its rows are in, not the days of its interval.
+    """
 
     name: str
     kind: str
     key: tuple[str, ...]
-    source: str | None = None
+    source: str
+    columns: dict[str, str]
+    joins: dict[str, Join] = field(default_factory=dict)
+    where: str | None = None
+    unknown: tuple[tuple[str, str], ...] = ()
     partition_column: str | None = None
+    whole_months: bool = False
     interval: str | None = None
+    indexes: tuple[tuple[str, ...], ...] = ()
     history: int = 3
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """Names of the columns, but for those of lineage (run_id, release) that every published table has."""
+        return (*_ungrouped(self.kind, self.key, self.columns), *self.columns, *(("known",) if self.unknown else ()))
 
 
 @dataclass(frozen=True)
@@ -160,7 +184,10 @@ def load(name: str, directory: Path = PIPELINES) -> Declaration:
         port=document["port"],
         timezone=document.get("timezone", "UTC"),
         sources={source.name: source for key, value in document["sources"].items() for source in _sources(key, value)},
-        publish={key: _table(key, value) for key, value in document["publish"].items()},
+        publish={
+            key: _table(key, value, document["publish"].get(value["from"], value))
+            for key, value in document["publish"].items()
+        },
         audits=tuple(document.get("audits", ())),
         retention=Retention(**document.get("retention", {})),
     )
@@ -209,16 +236,28 @@ def _sources(name: str, value: dict[str, Any]) -> Iterator[Source]:
         )
 
 
-def _table(name: str, value: dict[str, Any]) -> Table:
+def _table(name: str, value: dict[str, Any], fact: dict[str, Any]) -> Table:
+    """`fact`: the declared table that an aggregate adds up, which says what a run replaces; else the table itself."""
     return Table(
         name=name,
         kind=value["kind"],
         key=tuple(value["key"]),
-        source=value.get("from"),
+        source=value["from"],
+        columns=value["columns"],
+        joins={alias: Join(join.get("source", alias), join["match"]) for alias, join in value.get("joins", {}).items()},
+        where=value.get("where"),
+        unknown=tuple(tuple(column.split(".")) for column in value.get("unknown", ())),
         partition_column=value.get("partition", {}).get("column"),
+        whole_months=fact.get("partition", {}).get("replace") == "months",
         interval=value.get("interval"),
+        indexes=tuple(tuple(columns) for columns in value.get("indexes", ())),
         history=value.get("history", 3),
     )
+
+
+def _ungrouped(kind: str, key: Iterable[str], columns: Iterable[str]) -> tuple[str, ...]:
+    """Key columns that an aggregate takes from its facts as they are."""
+    return tuple(name for name in key if kind == "aggregate" and name not in columns)
 
 
 def _problems(document: Any, name: str) -> Iterator[tuple[list[str | int], str]]:
@@ -242,10 +281,63 @@ def _problems(document: Any, name: str) -> Iterator[tuple[list[str | int], str]]
         yield ["pipeline"], f"the file is {name}.yml, so it must be {name}"
     for key, source in document["sources"].items():
         yield from _source_problems(["sources", key], source)
-    for table, value in document["publish"].items():
-        if "from" in value and value["from"] not in document["sources"]:
-            what = f"there is no source {value['from']!r}; sources are {', '.join(document['sources'])}"
-            yield ["publish", table, "from"], what + _meant(value["from"], document["sources"])
+    for key, table in document["publish"].items():
+        yield from _table_problems(["publish", key], table, document)
+    for number, audit in enumerate(document.get("audits", ())):
+        yield from _audit_problems(["audits", number], audit, document["publish"])
+
+
+def _table_problems(
+    where: list[str | int], table: dict[str, Any], document: dict[str, Any]
+) -> Iterator[tuple[list[str | int], str]]:
+    """Names that a table uses and nothing declares."""
+    sources = document["sources"]
+    if table["kind"] == "aggregate":
+        facts = [name for name, other in document["publish"].items() if other["kind"] == "fact"]
+        yield from _absent([*where, "from"], table["from"], "fact table", facts)
+    else:
+        yield from _absent([*where, "from"], table["from"], "source", sources)
+    for alias, join in table.get("joins", {}).items():
+        yield from _absent([*where, "joins", alias], join.get("source", alias), "source", sources)
+    for number, column in enumerate(table.get("unknown", ())):
+        yield from _absent([*where, "unknown", number], column.partition(".")[0], "source", sources)
+    columns = _columns(table)
+    for name in (*table["key"], *([table["interval"]] if "interval" in table else ())):
+        yield from _absent([*where, "key"], name, "column", columns)
+    for number, names in enumerate(table.get("indexes", ())):
+        for name in names:
+            yield from _absent([*where, "indexes", number], name, "column", columns)
+    if "partition" in table and table["partition"]["column"] not in table["key"]:
+        what = f"{table['partition']['column']} must be among `key`: PostgreSQL keeps a key within a partition"
+        yield [*where, "partition", "column"], what
+
+
+def _audit_problems(
+    where: list[str | int], audit: dict[str, Any], publish: dict[str, Any]
+) -> Iterator[tuple[list[str | int], str]]:
+    """Names that an audit uses and nothing declares."""
+    for part in ("table", "references", "equals_count_of"):
+        if part in audit:
+            yield from _absent([*where, part], audit[part], "table", publish)
+    columns = _columns(publish.get(audit["table"], {"kind": "", "key": (), "columns": {}}))
+    for part in ("columns", "not_null", "sum"):
+        given = audit.get(part, [])
+        for name in [given] if isinstance(given, str) else given:
+            yield from _absent([*where, part], name, "column", columns)
+
+
+def _columns(table: dict[str, Any]) -> list[str]:
+    """Names of a declared table's columns."""
+    ungrouped = _ungrouped(table["kind"], table["key"], table["columns"])
+    return [*ungrouped, *table["columns"], *(["known"] if "unknown" in table else [])]
+
+
+def _absent(
+    where: list[str | int], name: str, what: str, known: Iterable[str]
+) -> Iterator[tuple[list[str | int], str]]:
+    """The problem that nothing of that name is declared, if so."""
+    if name not in known:
+        yield where, f"there is no {what} {name!r}; {what}s are {', '.join(known)}{_meant(name, known)}"
 
 
 def _source_problems(where: list[str | int], source: dict[str, Any]) -> Iterator[tuple[list[str | int], str]]:

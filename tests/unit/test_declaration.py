@@ -41,7 +41,7 @@ def test_two_pipelines_with_one_port_are_refused(declare):
 
 def test_a_table_from_no_source_is_refused(declare):
     directory = declare(("from: airlines", "from: airline"))
-    line = line_of(directory, "from: airline,")
+    line = line_of(directory, "from: airline")
     with pytest.raises(
         DeclarationError,
         match=rf"flights.yml:{line}: publish.dim_airline.from: there is no source 'airline';.*did you mean airlines",
@@ -107,6 +107,32 @@ def test_an_error_leads_to_its_line_and_says_what_would_be_right(two_origins, ol
         load("flights", directory)
     assert str(error.value).startswith(f"{directory}/flights.yml:{line}: ")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("columns: {carrier: carrier", "colums: {carrier: carrier", "unknown key: did you mean columns"),
+        ("planes: {match", "aeroplanes: {match", "there is no source 'aeroplanes'.*did you mean planes"),
+        (
+            "unknown: [flights.tailnum]",
+            "unknown: [flight.tailnum]",
+            "there is no source 'flight'.*did you mean flights",
+        ),
+        ("unknown: [flights.tailnum]", "unknown: [tailnum]", "source.column"),
+        ("from: fact_flight", "from: dim_plane", "there is no fact table 'dim_plane'; fact tables are fact_flight"),
+        ("[origin, dest], [tailnum]]", "[origin, dst], [tailnum]]", "there is no column 'dst'.*did you mean dest"),
+        ("{column: flight_date, by: month}", "{column: day, by: month}", "day must be among `key`"),
+        ("{column: flight_date, by: month}", "{column: flight_date, by: year}", "'year' is none of month"),
+        ("references: dim_airline", "references: dim_airlines", "did you mean dim_airline"),
+        ("sum: flights", "sum: flihts", "there is no column 'flihts'.*did you mean flights"),
+    ],
+)
+def test_a_name_that_nothing_declares_is_told_with_what_may_be_meant(declare, old, new, said):
+    directory = declare((old, new))
+    line = line_of(directory, new)
+    with pytest.raises(DeclarationError, match=rf"flights.yml:{line}: .*{said}"):
+        load("flights", directory)
 
 
 def test_what_is_no_yaml_is_told_with_its_line(declare):

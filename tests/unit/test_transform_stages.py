@@ -1,8 +1,11 @@
 """The Spark stages: rules on planted dirt, no row lost, times, unknown members, repeated submissions."""
 
 import json
+import sys
 from datetime import date, datetime
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pyspark.sql import SparkSession
@@ -256,7 +259,9 @@ def enriched(spark):
         "faa string, name string, lat double, lon double, alt int, tz int, dst string, tzone string",
     )
     airports = airports.withColumn("tz", airports.tz.cast("double"))
-    return enrich_data.enrich(rows, planes, airlines, airports, FLIGHTS.timezone)
+    cleaned = {"flights": rows, "planes": planes, "airlines": airlines, "airports": airports}.__getitem__
+    tables = [table for table in FLIGHTS.publish.values() if table.kind != "aggregate"]
+    return {table.name: enrich_data.shape(table, enrich_data.join(table, cleaned), cleaned) for table in tables}
 
 
 def test_facts_have_the_columns_of_the_warehouse(enriched):
@@ -319,7 +324,8 @@ def test_unknown_members_complete_the_dimensions(enriched):
 
 def test_aggregate_counts_each_flight_once_and_means_only_what_flew(enriched):
     rows = {
-        (row["flight_date"], row["dest"]): row for row in aggregate_data.aggregate(enriched["fact_flight"]).collect()
+        (row["flight_date"], row["dest"]): row
+        for row in aggregate_data.aggregate(FLIGHTS.publish["agg_delay_day"], enriched["fact_flight"]).collect()
     }
     day = rows[date(2013, 1, 1), "IAH"]
     assert (day["flights"], day["departed"], day["cancelled"], day["diverted"]) == (3, 2, 1, 1)
@@ -413,6 +419,20 @@ def test_the_stages_follow_each_other(spark, lake, raw):
     }
     totals = Stage("aggregate_data", run(attempt=2), spark, after="enrich_data").perform(aggregate_data.aggregate_all)
     assert totals["datasets"]["agg_delay_day"]["rows_out"] == 2
+
+
+def test_a_hook_changes_rows_and_may_not_lose_any(spark, lake, raw, monkeypatch):
+    hooks = ModuleType("jobs.pipelines.flights")
+    hooks.__spec__ = ModuleSpec(hooks.__name__, None)
+    hooks.dim_airline = lambda rows: rows.selectExpr("carrier", "upper(name) as name")
+    monkeypatch.setitem(sys.modules, hooks.__name__, hooks)
+    clean_all(spark, raw)
+    enrich = Stage("enrich_data", run(), spark, after="clean_data")
+    enrich.perform(enrich_data.enrich_all)
+    assert [row["name"] for row in spark.read.parquet(enrich.prefix("dim_airline")).collect()] == ["UNITED"]
+    hooks.fact_flight = lambda rows: rows.limit(1)
+    with pytest.raises(StageError, match="fact_flight: 2 rows in and 0 added, but 1 out"):
+        Stage("enrich_data", run(attempt=2), spark, after="clean_data").perform(enrich_data.enrich_all)
 
 
 def test_an_interval_without_flights_goes_through(spark, lake):

@@ -1,4 +1,4 @@
-"""Stage aggregate: delays by day, carrier and route.
+"""Stage aggregate: facts are added up as declared.
 
 spark-submit aggregate_data.py --pipeline flights --run-id R --attempt 1 --from … --to …
 """
@@ -6,6 +6,7 @@ spark-submit aggregate_data.py --pipeline flights --run-id R --attempt 1 --from 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from pyspark.sql import DataFrame
@@ -14,33 +15,28 @@ from pyspark.sql import functions as F
 # The code and declarations of the release that this file belongs to, whatever else is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from jobs.transform.spark.session import Stage, StageError, arguments, submit
+from jobs.declaration import Table, load
+from jobs.transform.spark.hooks import hooked
+from jobs.transform.spark.session import Stage, arguments, submit
 
-KEY = ["flight_date", "carrier", "origin", "dest"]
 
-
-def aggregate(facts: DataFrame) -> DataFrame:
-    """Add fact_flight up to agg_delay_day: counts of flights, mean delays in minutes over those that have one."""
-    return facts.groupBy(*KEY).agg(
-        F.count(F.lit(1)).cast("int").alias("flights"),
-        F.count_if(~F.col("cancelled")).cast("int").alias("departed"),
-        F.count_if("cancelled").cast("int").alias("cancelled"),
-        F.count_if("diverted").cast("int").alias("diverted"),
-        F.avg("dep_delay_minutes").alias("mean_dep_delay_minutes"),
-        F.avg("arr_delay_minutes").alias("mean_arr_delay_minutes"),
-    )
+def aggregate(table: Table, facts: DataFrame) -> DataFrame:
+    """One row for each value of the table's key: the key, and its other columns over the facts of that key."""
+    key = [F.expr(table.columns.get(name, f"`{name}`")).alias(name) for name in table.key]
+    values = [F.expr(value).alias(name) for name, value in table.columns.items() if name not in table.key]
+    return facts.groupBy(*key).agg(*values)
 
 
 def aggregate_all(stage: Stage) -> None:
-    """Write agg_delay_day. Raises StageError unless its flights add up to the facts."""
-    rows = aggregate(stage.read("fact_flight"))
-    rows_in, rows_out = stage.given["fact_flight"]["rows_out"], stage.write("agg_delay_day", rows)
-    with stage.doing("agg_delay_day, add up what was written"):
-        written = stage.spark.read.schema(rows.schema).parquet(stage.prefix("agg_delay_day"))
-        flights = written.agg(F.coalesce(F.sum("flights"), F.lit(0)).alias("flights")).first()["flights"]
-    if flights != rows_in:
-        raise StageError(f"agg_delay_day adds up to {flights} flights, fact_flight has {rows_in}")
-    stage.note("agg_delay_day", rows_in, rows_out)
+    """Write the aggregates of the run; that they add up to the facts is audited before they are published."""
+
+    def write(table: Table) -> None:
+        facts = stage.given[table.source]
+        rows = stage.write(table.name, hooked(stage, table.name, aggregate(table, stage.read(table.source))))
+        stage.note(table.name, facts["rows_out"], rows, **({"months": facts["months"]} if "months" in facts else {}))
+
+    aggregates = [table for table in load(stage.run.pipeline).publish.values() if table.kind == "aggregate"]
+    stage.together(partial(write, table) for table in aggregates)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from jobs.declaration import Source, load
+from jobs.transform.spark.hooks import hooked
 from jobs.transform.spark.session import Run, Stage, StageError, arguments, submit
 from jobs.transform.spark.storage import Storage
 
@@ -142,7 +143,7 @@ def clean_source(stage: Stage, source: Source, url: str) -> None:
     if not manifest["paths"]:
         raise StageError(f"{url} lists no files: an empty extract still has one part, with its columns")
     with stage.doing(f"{source.name}, look at the files"):
-        rows = read_raw(stage.spark, source, manifest["paths"])
+        rows = hooked(stage, f"clean_{source.name}", read_raw(stage.spark, source, manifest["paths"]))
     stated = [file.get("rows") for file in manifest["files"]]
     if None in stated:
         with stage.doing(f"{source.name}, count the rows of the files"):

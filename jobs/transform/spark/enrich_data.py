@@ -1,4 +1,4 @@
-"""Stage enrich: cleaned rows become facts and dimensions; what facts refer to and no source knows, an unknown member.
+"""Stage enrich: cleaned rows become facts and dimensions as declared; what facts refer to and no source knows, an unknown member.
 
 spark-submit enrich_data.py --pipeline flights --run-id R --attempt 1 --from … --to …
 """
@@ -6,6 +6,7 @@ spark-submit enrich_data.py --pipeline flights --run-id R --attempt 1 --from …
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,84 +16,73 @@ from pyspark.sql import functions as F
 # The code and declarations of the release that this file belongs to, whatever else is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from jobs.declaration import load
+from jobs.declaration import Table, load
+from jobs.transform.spark.hooks import hooked
 from jobs.transform.spark.session import Stage, arguments, submit
 
-FACT = (
-    "cast(id as bigint) as flight_id",
-    "to_date(sched_dep) as flight_date",
-    "to_utc_timestamp(sched_dep, '{zone}') as scheduled_departure",
-    "carrier",
-    "cast(flight as int) as flight_number",
-    "tailnum",
-    "origin",
-    "dest",
-    "cast(dep_delay as int) as dep_delay_minutes",
-    "cast(arr_delay as int) as arr_delay_minutes",
-    "cast(air_time as int) as air_time_minutes",
-    "cast(distance as int) as distance_miles",
-    "dep_time is null as cancelled",
-    "dep_time is not null and arr_delay is null as diverted",
-)
-AIRPORT = ("faa", "name", "lat", "lon", "alt as alt_ft", "tz as tz_offset_hours", "dst", "tzone")
-PLANE = (
-    "tailnum",
-    "cast(year as int) as year",
-    "type",
-    "manufacturer",
-    "model",
-    "cast(engines as int) as engines",
-    "cast(seats as int) as seats",
-    "cast(speed as int) as speed",
-    "engine",
-)
+KNOWN = "known"
 
 
-def enrich(
-    flights: DataFrame, planes: DataFrame, airlines: DataFrame, airports: DataFrame, zone: str
-) -> dict[str, DataFrame]:
-    """Make fact_flight, dim_airline, dim_airport and dim_plane from the cleaned sources.
+def join(table: Table, cleaned: Callable[[str], DataFrame]) -> DataFrame:
+    """The rows of the table's source with each join as a record under its name, null where nothing matches.
 
-    flights.sched_dep is the wall clock of `zone`; scheduled_departure is that instant (UTC). Delays and air time are
-    minutes, distances miles, altitudes feet. A flight keeps its row whatever its plane or airport: plane_known and
-    dest_known tell whether the source has them, and the dimensions get a row with known = false for those it has not.
+    `cleaned` returns a source's cleaned rows by its name.
     """
-    facts = flights.selectExpr(*[column.format(zone=zone) for column in FACT])
-    known_planes = F.broadcast(planes.select("tailnum", F.lit(True).alias("plane_known")))
-    known_airports = F.broadcast(airports.select(F.col("faa").alias("dest"), F.lit(True).alias("dest_known")))
-    fact_flight = facts.join(known_planes, "tailnum", "left").join(known_airports, "dest", "left")
-    return {
-        "fact_flight": fact_flight.select(
-            *facts.columns,
-            F.coalesce("plane_known", F.lit(False)).alias("plane_known"),
-            F.coalesce("dest_known", F.lit(False)).alias("dest_known"),
-        ),
-        "dim_airline": airlines.select("carrier", "name"),
-        "dim_airport": _with_unknown(airports.selectExpr(*AIRPORT), "faa", flights, ["origin", "dest"]),
-        "dim_plane": _with_unknown(planes.selectExpr(*PLANE), "tailnum", flights, ["tailnum"]),
-    }
+    rows = cleaned(table.source).alias(table.source)
+    for alias, declared in table.joins.items():
+        rows = rows.join(cleaned(declared.source).select(F.struct("*").alias(alias)), F.expr(declared.match), "left")
+    return rows
 
 
-def _with_unknown(members: DataFrame, key: str, facts: DataFrame, references: list[str]) -> DataFrame:
-    """Return members with known = true, and a row with known = false for each other value the facts refer to."""
-    used = facts.select(F.explode(F.array(*references)).alias(key)).where(F.col(key).isNotNull()).distinct()
-    unknown = used.join(F.broadcast(members.select(key)), key, "left_anti")
-    known = members.withColumn("known", F.lit(True))
-    return known.unionByName(unknown.withColumn("known", F.lit(False)), allowMissingColumns=True)
+def shape(table: Table, joined: DataFrame, cleaned: Callable[[str], DataFrame]) -> DataFrame:
+    """The declared columns of the rows that are published, and the unknown members of a dimension that has them."""
+    rows = joined.where(table.where) if table.where else joined
+    rows = rows.select(*[F.expr(value).alias(name) for name, value in table.columns.items()])
+    return _with_unknown(rows, table, cleaned) if table.unknown else rows
+
+
+def _with_unknown(members: DataFrame, table: Table, cleaned: Callable[[str], DataFrame]) -> DataFrame:
+    """Members with known = true, and a row with known = false for each other value that the declared columns have."""
+    (key,) = table.key
+    kind = members.schema[key].dataType
+    used = None
+    for source, column in table.unknown:
+        values = cleaned(source).select(F.col(column).cast(kind).alias(key))
+        used = values if used is None else used.unionAll(values)
+    unknown = used.where(F.col(key).isNotNull()).distinct().join(members.select(key), key, "left_anti")
+    known = members.withColumn(KNOWN, F.lit(True))
+    return known.unionByName(unknown.withColumn(KNOWN, F.lit(False)), allowMissingColumns=True)
+
+
+def months(table: Table, joined: DataFrame) -> list[str]:
+    """First days of the months that the rows are in, those too that are not published; ISO dates, sorted."""
+    first = F.trunc(F.expr(table.columns[table.partition_column]), "month")
+    return sorted(str(row[0]) for row in joined.select(first).distinct().collect() if row[0] is not None)
 
 
 def enrich_all(stage: Stage) -> None:
     """Write the facts and dimensions of the run; only dimensions of which facts may know more than the source grow."""
-    zone = load(stage.run.pipeline).timezone
-    tables = enrich(*[stage.read(f"clean_{name}") for name in ("flights", "planes", "airlines", "airports")], zone=zone)
-    made_of = {"fact_flight": "flights", "dim_airline": "airlines", "dim_airport": "airports", "dim_plane": "planes"}
+    declaration = load(stage.run.pipeline)
 
-    def write(name: str) -> None:
-        rows_in, rows_out = stage.given[f"clean_{made_of[name]}"]["rows_out"], stage.write(name, tables[name])
-        added = rows_out - rows_in if name in ("dim_airport", "dim_plane") else 0
-        stage.account(name, rows_in, rows_out, added=added)
+    def cleaned(source: str) -> DataFrame:
+        return stage.read(f"clean_{source}")
 
-    stage.together(partial(write, name) for name in made_of)
+    def write(table: Table) -> None:
+        joined = join(table, cleaned)
+        rows_in = stage.given[f"clean_{table.source}"]["rows_out"]
+        rows_out = stage.write(table.name, hooked(stage, table.name, shape(table, joined, cleaned)))
+        more = {}
+        if table.where:
+            with stage.doing(f"{table.name}, count what is not published"):
+                more["left_out"] = joined.where(~F.coalesce(F.expr(table.where), F.lit(False))).count()
+        if table.unknown:
+            more["added"] = rows_out - rows_in + more.get("left_out", 0)
+        if table.partition_column and table.whole_months:
+            with stage.doing(f"{table.name}, look which months the rows are in"):
+                more["months"] = months(table, joined)
+        stage.account(table.name, rows_in, rows_out, **more)
+
+    stage.together(partial(write, table) for table in declaration.publish.values() if table.kind != "aggregate")
 
 
 if __name__ == "__main__":

@@ -179,16 +179,23 @@ class Stage:
         return prefix
 
     def account(
-        self, name: str, rows_in: int, rows_out: int, rejected: dict[str, int] | None = None, added: int = 0
+        self,
+        name: str,
+        rows_in: int,
+        rows_out: int,
+        rejected: dict[str, int] | None = None,
+        added: int = 0,
+        left_out: int = 0,
+        **more,
     ) -> None:
-        """Note a dataset's counts. Raises StageError unless rows_in + added = rows_out + rejected."""
+        """Note a dataset's counts. Raises StageError unless rows_in + added = rows_out + rejected + left_out."""
         rejected = rejected or {}
-        if rows_in + added != rows_out + sum(rejected.values()):
+        if rows_in + added != rows_out + sum(rejected.values()) + left_out:
             raise StageError(
                 f"{name}: {rows_in} rows in and {added} added, "
-                f"but {rows_out} out and {sum(rejected.values())} rejected {rejected}"
+                f"but {rows_out} out, {sum(rejected.values())} rejected {rejected} and {left_out} left out"
             )
-        self.note(name, rows_in, rows_out, rejected=rejected, added=added)
+        self.note(name, rows_in, rows_out, rejected=rejected, added=added, left_out=left_out, **more)
 
     def note(self, name: str, rows_in: int, rows_out: int, **more) -> None:
         """Note and print the counts of a dataset that was written, for a stage that checks them in its own way."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from jobs.load.data_partitioning import days
+from jobs.load.data_partitioning import inside, spans
 from jobs.load.ledger import Run
-from jobs.load.statements import columns, key_of, require_idle, staged_name, table
+from jobs.load.statements import columns, key_of, require_idle, same_key, staged_name, table
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,12 @@ def _results(conn: psycopg.Connection, declaration: Any, run: Run) -> Iterator[R
         yield _unique(conn, run, published)
         yield _no_bad_row(conn, run, published.name, "key_not_null", _any_null(published.key), "no null in the key")
         if day := published.partition_column or published.interval:
-            start, end = days(run)
-            outside = sql.SQL("{0} < {1} or {0} >= {2}").format(sql.Identifier(day), start, end)
-            yield _no_bad_row(
-                conn, run, published.name, "inside_interval", outside, f"{day} from {start} to before {end}"
-            )
+            replaced = spans(conn, published, run)
+            outside = sql.SQL("not {}").format(inside(day, replaced))
+            expected = f"{day} " + ", ".join(f"from {start} to before {end}" for start, end in replaced)
+            yield _no_bad_row(conn, run, published.name, "inside_interval", outside, expected)
+            if published.partition_column and published.whole_months:
+                yield _in_one_month(conn, run, published, replaced)
     for audit in declaration.audits:
         yield _declared(conn, run, audit)
 
@@ -103,6 +105,30 @@ def _unique(conn: psycopg.Connection, run: Run, published: Any) -> Result:
     ).fetchone()
     found = f"{twice[0]} keys more than once, such as {tuple(map(str, twice[1:]))}" if twice else "unique"
     return Result(published.name, "key_unique", twice is None, f"({', '.join(published.key)}) unique", found)
+
+
+def _in_one_month(conn: psycopg.Connection, run: Run, published: Any, replaced: list[tuple[date, date]]) -> Result:
+    """No row is published in a month that the run does not replace as well: a source has moved it from there to another."""
+    day = published.partition_column
+    names = [name for name in published.key if name != day]
+    moved = conn.execute(
+        sql.SQL(
+            "select count(*), min(({row})::text), min(t.{day}) from {staged} as s inner join {target} as t on {same} where not {replaced}"
+        ).format(
+            row=sql.SQL("row({})").format(columns(names, "s")),
+            day=sql.Identifier(day),
+            staged=_staged(run, published.name),
+            target=table("dwh", published.name),
+            same=same_key(names),
+            replaced=inside(day, replaced, "t"),
+        )
+    ).fetchone()
+    found = (
+        f"{moved[0]} rows that another month has too, such as {moved[1]} on {moved[2]}: run over an interval with a change of that month"
+        if moved[0]
+        else "every row so"
+    )
+    return Result(published.name, "in_one_month", not moved[0], f"({', '.join(names)}) in one month", found)
 
 
 def _declared(conn: psycopg.Connection, run: Run, audit: dict[str, Any]) -> Result:

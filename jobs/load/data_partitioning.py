@@ -1,4 +1,4 @@
-"""Monthly partitions: which of them an interval replaces, and how a new version of one is built.
+"""Monthly partitions: which of them a run replaces, and how a new version of one is built.
 
 A partition that the interval covers only in part is built from the published rows outside the interval and the staged rows
 inside it, so nothing is lost.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, time
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -50,13 +51,48 @@ def months(table_name: str, start: date, end: date) -> list[Partition]:
     return found
 
 
-def build(conn: psycopg.Connection, partition: Partition, column: str, run: Run) -> int | None:
-    """Build the new version of a partition, sealed but not attached.
+def spans(conn: psycopg.Connection, published: Any, run: Run) -> list[tuple[date, date]]:
+    """What of a table the run replaces, as [from, to) in order: its interval, or every month that its rows are in.
+
+    The months are those that the stage which made the rows has recorded: one of which no row is left is among them. Raises
+    LookupError when it has recorded none.
+    """
+    if not published.whole_months:
+        return [days(run)]
+    recorded = conn.execute(
+        "select months from etl.run_stage where run_id = %s and dataset = %s and months is not null order by recorded_at desc limit 1",
+        (run.run_id, published.name),
+    ).fetchone()
+    if recorded is None:
+        raise LookupError(
+            f"run {run.run_id} has not recorded which months the rows of {published.name} are in: transform it again"
+        )
+    found: list[tuple[date, date]] = []
+    for first in sorted(recorded[0]):
+        (month,) = months(published.name, first, first.replace(day=2))
+        if found and found[-1][1] == month.lower:
+            found[-1] = (found[-1][0], month.upper)
+        else:
+            found.append((month.lower, month.upper))
+    return found
+
+
+def inside(column: str, ranges: list[tuple[date, date]], relation: str | None = None) -> sql.Composable:
+    """The condition that a day column is in one of the ranges [from, to); false when there are none."""
+    name = sql.Identifier(relation, column) if relation else sql.Identifier(column)
+    parts = [sql.SQL("({0} >= {1} and {0} < {2})").format(name, start, end) for start, end in ranges]
+    return sql.SQL("({})").format(sql.SQL(" or ").join(parts)) if parts else sql.SQL("false")
+
+
+def build(
+    conn: psycopg.Connection, partition: Partition, column: str, run: Run, replaced: tuple[date, date]
+) -> int | None:
+    """Build the new version of a partition, sealed but not attached; published rows outside of the days `replaced` stay.
 
     Returns its id in etl.partition_version, or None when the month has neither published nor staged rows. What an earlier,
     interrupted call left over is dropped.
     """
-    start, end = days(run)
+    start, end = replaced
     target = table("dwh", partition.table)
     staged = table("staging", staged_name(partition.table, run.run_id))
     bounds = {"key": sql.Identifier(column), "lower": partition.lower, "upper": partition.upper}

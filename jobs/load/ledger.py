@@ -103,15 +103,19 @@ def record_extract(conn: psycopg.Connection, run: Run, manifest: Any) -> None:
 
 
 def record_stage(conn: psycopg.Connection, run: Run, stage: Mapping[str, Any]) -> None:
-    """Enter a stage's record: {"stage", "datasets": {name: {"rows_in", "rows_out", "rejected": {rule: rows}, "prefix"}}, "seconds"}."""
+    """Enter a stage's record: {"stage", "datasets": {name: {"rows_in", "rows_out", "rejected": {rule: rows}, "prefix"}}, "seconds"}.
+
+    A dataset's "months" are those that its rows are in (first days). Rows of `left_out_of` that a table leaves out, deleted ones
+    say, count as superseded.
+    """
     name = stage["stage"]
     with conn.transaction(), conn.cursor() as cursor:
         for table in ("run_reject", "run_stage"):
             cursor.execute(f"delete from etl.{table} where run_id = %s and stage = %s", (run.run_id, name))
         for dataset, counts in stage["datasets"].items():
             cursor.execute(
-                "insert into etl.run_stage (run_id, stage, dataset, attempt, rows_in, rows_out, prefix, seconds)"
-                " values (%s, %s, %s, %s, %s, %s, %s, %s)",
+                "insert into etl.run_stage (run_id, stage, dataset, attempt, rows_in, rows_out, prefix, seconds, months)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s::date[])",
                 (
                     run.run_id,
                     name,
@@ -121,12 +125,16 @@ def record_stage(conn: psycopg.Connection, run: Run, stage: Mapping[str, Any]) -
                     int(counts["rows_out"]),
                     counts.get("prefix"),
                     stage.get("seconds"),
+                    counts.get("months"),
                 ),
             )
-            for rule, rows in (counts.get("rejected") or {}).items():
+            rejected = [(dataset, rule, rows) for rule, rows in (counts.get("rejected") or {}).items()]
+            if counts.get("left_out_of"):
+                rejected.append((counts["left_out_of"], "superseded", counts["left_out"]))
+            for of, rule, rows in rejected:
                 cursor.execute(
                     "insert into etl.run_reject (run_id, stage, dataset, rule, row_count) values (%s, %s, %s, %s, %s)",
-                    (run.run_id, name, dataset, rule, int(rows)),
+                    (run.run_id, name, of, rule, int(rows)),
                 )
 
 

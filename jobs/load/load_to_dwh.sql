@@ -62,7 +62,7 @@ select
     'replaced',
     to_jsonb(t)
 from %(target)s as t
-where t.%(interval)s >= %(interval_from)s and t.%(interval)s < %(interval_to)s
+where %(replaced)s
 union all
 select
     %(publication_id)s,
@@ -73,7 +73,7 @@ from %(staged)s as s;
 
 -- name: delete_interval
 delete from %(target)s
-where %(interval)s >= %(interval_from)s and %(interval)s < %(interval_to)s;
+where %(replaced)s;
 
 -- name: insert_staged
 insert into %(target)s (%(columns)s)

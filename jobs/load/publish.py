@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 import psycopg
@@ -20,7 +21,7 @@ from psycopg import errors, sql
 from psycopg.rows import dict_row
 
 from jobs.load import staging
-from jobs.load.data_partitioning import build, days, months
+from jobs.load.data_partitioning import build, inside, months, spans
 from jobs.load.ledger import Run
 from jobs.load.statements import (
     LINEAGE,
@@ -102,12 +103,12 @@ def publish(
     _require_audited(conn, run)
     facts = [published for published in declaration.publish.values() if published.partition_column]
     with _turn(conn, [fact.name for fact in facts], patience):
-        start, end = days(run)
         versions = [
             version_id
             for fact in facts
-            for partition in months(fact.name, start, end)
-            if (version_id := build(conn, partition, fact.partition_column, run)) is not None
+            for span in _spans(conn, fact, run)
+            for partition in months(fact.name, *span)
+            if (version_id := build(conn, partition, fact.partition_column, run, span)) is not None
         ]
         publication_id = _swap(conn, declaration, run, versions, patience, sleep)
         _forget(conn, declaration)
@@ -169,6 +170,11 @@ def undo(
             versions = cursor.execute(UNDONE, (publications,)).fetchall()
         record(versions)
         return versions
+
+
+def _spans(conn: psycopg.Connection, published: Any, run: Run) -> list[tuple[date, date]]:
+    with conn.transaction():
+        return spans(conn, published, run)
 
 
 def _staged(conn: psycopg.Connection, declaration: Any, run: Run) -> set[str]:
@@ -319,12 +325,8 @@ def _merge(conn: psycopg.Connection, published: Any, run: Run, publication_id: i
 
 
 def _replace_interval(conn: psycopg.Connection, published: Any, run: Run, publication_id: int) -> None:
-    start, end = days(run)
-    parts = _parts(conn, published, run, publication_id) | {
-        "interval": sql.Identifier(published.interval),
-        "interval_from": start,
-        "interval_to": end,
-    }
+    replaced = inside(published.interval, spans(conn, published, run))
+    parts = _parts(conn, published, run, publication_id) | {"replaced": replaced}
     for name in ("remember_interval", "delete_interval", "insert_staged"):
         conn.execute(statement(name, **parts))
 

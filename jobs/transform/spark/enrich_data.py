@@ -75,6 +75,9 @@ def enrich_all(stage: Stage) -> None:
         if table.where:
             with stage.doing(f"{table.name}, count what is not published"):
                 more["left_out"] = joined.where(~F.coalesce(F.expr(table.where), F.lit(False))).count()
+            # What the ledger says of a source goes by the first of the tables that it fills.
+            if table == next(other for other in declaration.publish.values() if other.source == table.source):
+                more["left_out_of"] = f"clean_{table.source}"
         if table.unknown:
             more["added"] = rows_out - rows_in + more.get("left_out", 0)
         if table.partition_column and table.whole_months:

@@ -1,0 +1,1 @@
+alter table etl.run_stage drop column months;

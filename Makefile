@@ -16,7 +16,7 @@ timed     = @.ci/timed $@
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-system test-terraform test test-all bench psql credentials ssh lock clean
+.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-system test-terraform test test-all bench psql credentials ssh lock dashboards clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2 }' Makefile
@@ -97,6 +97,9 @@ lock: setup ## recompile every Python lock file
 	  echo $$lock; UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command "make lock" $$python $(ARGS) $${lock%.txt}.in -o $$lock || exit 1; \
 	done
+
+dashboards: $(STAMP) ## regenerate Grafana's dashboards
+	@$(BIN)/python -m roles.grafana.dashboards
 
 clean: ## remove the virtual environment and the checkout's caches
 	rm -rf .venv .cache .ansible .pytest_cache .ruff_cache

@@ -134,3 +134,9 @@ class Service:
         answer = self.session.get(self.url + path, params=query, timeout=30)
         answer.raise_for_status()
         return answer.json()
+
+    def post(self, path: str, body: dict):
+        """The JSON answer of a POST of JSON."""
+        answer = self.session.post(self.url + path, json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()

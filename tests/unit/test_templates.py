@@ -37,6 +37,10 @@ FACTS = {
 # Templates that their task renders in a loop: the loop variable and what is looped over.
 LOOPS = {
     "airflow/templates/airflow.service.j2": ("__airflow_service", "__airflow_services"),
+    "grafana/templates/runbook.json.j2": (
+        "item",
+        "query('ansible.builtin.fileglob', playbook_dir ~ '/../docs/runbooks/[A-Z]*.md')",
+    ),
     "lab/templates/host0.network.j2": ("__lab_host", "lab_hosts"),
     "minio/templates/policy.json.j2": ("__minio_grant", "minio_users"),
     "pgbackrest/templates/backup.service.j2": ("__pgbackrest_type", "__pgbackrest_types"),
@@ -102,8 +106,9 @@ def renderings(template: str, directory: Path) -> list[str]:
     role = template.split("/")[0]
     environment = inventory(directory)
     loader = environment._loader
-    # Groups are named after roles; a role without a group of its own runs on every host.
-    host = environment._manager.get_hosts(role if role in environment.groups else "all")[0]
+    # Groups are named after roles; a role without a group of its own, or whose group is empty, may run on every host.
+    hosts = environment._manager.get_hosts(role) if role in environment.groups else []
+    host = (hosts or environment._manager.get_hosts("all"))[0]
     variables = {}
     for part in ("defaults", "vars"):
         path = ROOT / f"roles/{role}/{part}/main.yml"

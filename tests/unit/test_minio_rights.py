@@ -101,6 +101,14 @@ def test_spark_clears_up_after_the_magic_committer_in_quarantine(policies):
     assert allowed(policies["etl-spark"], DELETE, key)
 
 
+def test_airflow_keeps_the_journal_and_writes_nothing_else_in_curated(policies):
+    assert allowed(policies["etl-airflow"], PUT, "arn:aws:s3:::curated/_publications/run/20130101-published.json")
+    assert not allowed(policies["etl-airflow"], PUT, "arn:aws:s3:::curated/_stages/run/1/clean_data.json")
+    assert not allowed(
+        policies["etl-airflow"], DELETE, "arn:aws:s3:::curated/_publications/run/20130101-published.json"
+    )
+
+
 def test_only_the_user_of_the_metrics_reads_them(policies):
     readers = {user for user, policy in policies.items() if allowed(policy, "admin:Prometheus", "arn:aws:s3:::any")}
     assert readers == {"etl-metrics"}

@@ -94,7 +94,12 @@ class Lake:
                 "Contents": [{"Key": key, "Size": len(self.objects[Bucket, key])} for key in keys[start : start + 2]]
             }
 
-    def get_object(self, Bucket: str, Key: str, Range: str):
+    def put_object(self, Bucket: str, Key: str, Body: bytes, ContentType: str) -> None:
+        self.objects[Bucket, Key] = Body
+
+    def get_object(self, Bucket: str, Key: str, Range: str | None = None):
+        if Range is None:
+            return {"Body": io.BytesIO(self.objects[Bucket, Key])}
         first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", Range).groups())
         self.ranges += 1
         return {"Body": io.BytesIO(self.objects[Bucket, Key][first : last + 1])}

@@ -119,13 +119,16 @@ class Steps:
             """Ask NiFi for the dataset and wait for its sealed manifest, whose URL it returns; one that is there already is reused."""
             run = self.current_run()
             s3, buckets = platform.object_store()
-            sealed = manifest.find_sealed(s3, buckets["raw"], source.connection, source.name, run)
+            sealed, before = manifest.find_sealed(s3, buckets["raw"], source.connection, source.name, run), None
+            files = platform.landed_files(source.connection, source.files) if source.kind == "sftp" else []
             if sealed is None:
-                files = platform.landed_files(source.connection, source.files) if source.kind == "sftp" else []
+                before = platform.source_count(source, run, files)
                 with platform.nifi(self.declaration.port) as (session, url):
                     sealed = request.extract(session, url, s3, buckets["raw"], run, source, files)
+            after = platform.source_count(source, run, files)
             with platform.warehouse() as connection:
                 ledger.record_extract(connection, run, sealed)
+                ledger.record_count(connection, run, source.name, after, before)
             return sealed.url
 
         return extract_dataset()

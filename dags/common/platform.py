@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from jobs.declaration import Declaration
+from jobs.declaration import Declaration, Source
+from jobs.extract import count
 from jobs.load.ledger import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,6 +123,46 @@ def landed_files(connection: str, pattern: str) -> list[str]:
     if not names:
         raise FileNotFoundError(f"{connection}: no file in {directory} matches {pattern}")
     return names
+
+
+def source_count(source: Source, run: Run, files: list[str]) -> count.Count:
+    """How many rows a source has for a run's interval, by its own count; `files` are those of an SFTP source.
+
+    Raises CountError, or what the client of the source raises.
+    """
+    from airflow.sdk import Connection
+
+    if source.kind == "sftp":
+        return count.of_files(partial(landed_file, source.connection), source, files)
+    given = Connection.get(source.connection)
+    login = {"host": given.host, "port": given.port, "user": given.login, "password": given.password}
+    if given.conn_type == "postgres":
+        import psycopg
+
+        connected = psycopg.connect(dbname=given.schema, connect_timeout=10, **login, **given.extra_dejson)
+    elif given.conn_type == "mysql":
+        import pymysql
+
+        connected = pymysql.connect(database=given.schema, connect_timeout=10, **login, **given.extra_dejson)
+    else:
+        raise count.CountError(f"{source.connection}: a connection of type {given.conn_type} cannot be counted")
+    with closing(connected) as connection:
+        return count.of_query(connection, source, run)
+
+
+@contextmanager
+def landed_file(connection: str, name: str) -> Iterator[Any]:
+    """A file in the landing directory of an SFTP source, opened for reading."""
+    from airflow.providers.sftp.hooks.sftp import SFTPHook
+    from airflow.sdk import Connection
+
+    directory = Connection.get(connection).extra_dejson.get("directory", "/")
+    with (
+        SFTPHook(ssh_conn_id=connection).get_managed_conn() as client,
+        client.open(f"{directory.rstrip('/')}/{name}", "rb") as file,
+    ):
+        file.prefetch()
+        yield file
 
 
 def stage_record(s3: Any, bucket: str, run: Run, stage: str) -> dict[str, Any]:

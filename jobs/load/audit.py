@@ -1,7 +1,9 @@
 """Audits of staged rows: what must hold before they are published.
 
 Always checked, for every table: as many rows as the stage that wrote them counted, a unique key without nulls, and days inside the
-run's interval; for every source: as many rows read as its manifest counts. Further audits are those of the declaration.
+run's interval; for every source: as many rows read as its manifest counts, and the ledger's equation (etl.v_balance): what the
+source itself counted = rows to be published, as they are staged, + quarantined + superseded. Further audits are those of the
+declaration.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from psycopg import sql
 
 from jobs.load.data_partitioning import inside, spans
 from jobs.load.ledger import Run
-from jobs.load.statements import columns, key_of, require_idle, same_key, staged_name, table
+from jobs.load.statements import columns, columns_of, key_of, require_idle, same_key, staged_name, table
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def check(conn: psycopg.Connection, declaration: Any, run: Run) -> list[Result]:
 def _results(conn: psycopg.Connection, declaration: Any, run: Run) -> Iterator[Result]:
     for source in declaration.sources:
         yield _rows_read(conn, run, source)
+        yield _balance(conn, declaration, run, source)
     for published in declaration.publish.values():
         yield _rows_staged(conn, run, published.name)
         yield _unique(conn, run, published)
@@ -89,6 +92,38 @@ def _rows_read(conn: psycopg.Connection, run: Run, source: str) -> Result:
     if manifest[0] is None:
         return Result(source, "rows_read", read is not None, "rows of files taken as they are", _rows(read))
     return Result(source, "rows_read", read == manifest[0], _rows(manifest[0]), _rows(read))
+
+
+def _balance(conn: psycopg.Connection, declaration: Any, run: Run, source: str) -> Result:
+    """Count the source's rows among the staged ones, enter that, and hold it against the source's own count."""
+    facts = [one for one in declaration.publish.values() if one.kind != "aggregate" and one.source == source]
+    name = facts[0].name if facts else None
+    if name:
+        # Unknown members of a dimension are rows of no source.
+        known = sql.SQL("known") if "known" in columns_of(conn, "dwh", name) else sql.SQL("true")
+        published = conn.execute(
+            sql.SQL("select count(*) from {} where {}").format(_staged(run, name), known)
+        ).fetchone()[0]
+    else:
+        published = _stage_rows(conn, run, "rows_out", f"clean_{source}")
+    if published is None:
+        return Result(source, "balance", False, "cleaned rows", "none recorded")
+    conn.execute(
+        "insert into etl.run_published (run_id, dataset, table_name, row_count) values (%s, %s, %s, %s)"
+        " on conflict (run_id, dataset) do update set table_name = excluded.table_name, row_count = excluded.row_count",
+        (run.run_id, source, name, published),
+    )
+    row = conn.execute(
+        "select balanced, extracted, counted_by, quarantined, superseded from etl.v_balance where run_id = %s and dataset = %s",
+        (run.run_id, source),
+    ).fetchone()
+    if row is None:
+        return Result(source, "balance", False, "a sealed manifest", "none in the ledger")
+    balanced, extracted, how, quarantined, superseded = row
+    parts = f"{published} published + {quarantined} quarantined + {superseded} superseded"
+    return Result(
+        source, "balance", bool(balanced), f"{_rows(extracted)} ({how or 'not counted at the source'})", parts
+    )
 
 
 def _rows_staged(conn: psycopg.Connection, run: Run, name: str) -> Result:

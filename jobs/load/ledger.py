@@ -102,6 +102,27 @@ def record_extract(conn: psycopg.Connection, run: Run, manifest: Any) -> None:
         )
 
 
+def record_count(conn: psycopg.Connection, run: Run, dataset: str, after: Any, before: Any = None) -> None:
+    """Enter what the source counted (`rows`, `how`) after its extraction, and before it when this attempt extracted.
+
+    An attempt that found the dataset sealed adds nothing to counts that are there.
+    """
+    with conn.transaction():
+        conn.execute(
+            """
+            update etl.run_source set source_rows = %(after)s, source_rows_before = %(before)s, counted_by = %(how)s
+            where run_id = %(run_id)s and dataset = %(dataset)s and (source_rows is null or %(before)s::bigint is not null)
+            """,
+            {
+                "run_id": run.run_id,
+                "dataset": dataset,
+                "after": after.rows,
+                "before": before.rows if before else None,
+                "how": after.how,
+            },
+        )
+
+
 def record_stage(conn: psycopg.Connection, run: Run, stage: Mapping[str, Any]) -> None:
     """Enter a stage's record: {"stage", "datasets": {name: {"rows_in", "rows_out", "rejected": {rule: rows}, "prefix"}}, "seconds"}.
 

@@ -21,7 +21,7 @@ from jobs.declaration import PIPELINES, load
 BUILT_IN = {
     "unreadable_row": "The row could not be parsed",
     "unreadable_value": "A value does not have its column's type",
-    "duplicate_key": "Another row has the same key",
+    "superseded": "A later row has the same key",
 }
 SOURCES = "select dataset, source, files, row_count, byte_count from etl.run_source where run_id = %s order by dataset"
 STAGES = """

@@ -1,5 +1,6 @@
 """The Spark stages: rules on planted dirt, no row lost, times, unknown members, repeated submissions."""
 
+import base64
 import json
 import sys
 from datetime import date, datetime
@@ -11,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.declaration import load
-from jobs.transform.spark import aggregate_data, clean_data, enrich_data
+from jobs.transform.spark import aggregate_data, clean_data, enrich_data, originals
 from jobs.transform.spark.session import SETTINGS, Run, Stage, StageError, arguments
 
 FLIGHTS = load("flights")
@@ -95,7 +96,8 @@ def flights(spark, *changes):
     names = [column.split()[0] for column in FLIGHT_COLUMNS.split(", ")]
     rows = [{**GOOD, "id": number, **change} for number, change in enumerate(changes, 1)]
     frame = spark.createDataFrame([tuple(row[name] for name in names) for row in rows], FLIGHT_COLUMNS)
-    return frame.selectExpr("*", "'part-00000.avro' as _file")
+    place = ("'part-00000.avro' as _file", "0L as _block", "monotonically_increasing_id() + 1 as _record")
+    return frame.selectExpr("*", *place)
 
 
 def by_rule(rejected):
@@ -123,7 +125,7 @@ def test_each_rule_rejects_its_row_and_no_other(spark):
     accepted, rejected = clean_data.clean(rows, FLIGHTS.sources["flights"], "updated_at")
     assert by_rule(rejected) == {rule: [number] for number, rule in enumerate(DIRT, 2)}
     assert sorted(row["id"] for row in accepted.collect()) == [1, len(DIRT) + 2]
-    assert accepted.columns == [name for name in rows.columns if name != "_file"]
+    assert accepted.columns == [name for name in rows.columns if name not in clean_data.ORIGIN]
 
 
 def test_a_rejected_row_keeps_its_original_its_file_and_a_reason(spark):
@@ -133,7 +135,8 @@ def test_a_rejected_row_keeps_its_original_its_file_and_a_reason(spark):
     assert original["distance"] == -1
     assert original["tailnum"] == "N14228"
     assert set(GOOD) <= set(original)
-    assert (row["source_file"], row["reason"]) == ("part-00000.avro", "A distance is a positive number of miles")
+    assert (row["source_file"], row["source_block"], row["source_record"]) == ("part-00000.avro", 0, 1)
+    assert row["reason"] == "A distance is a positive number of miles"
 
 
 def test_of_rows_with_the_same_key_the_newest_good_one_stays(spark):
@@ -146,12 +149,13 @@ def test_of_rows_with_the_same_key_the_newest_good_one_stays(spark):
     )
     accepted, rejected = clean_data.clean(rows, FLIGHTS.sources["flights"], "updated_at")
     assert [row["arr_delay"] for row in accepted.collect()] == [2]
-    assert by_rule(rejected) == {"duplicate_key": [7, 7], "distance_invalid": [7]}
+    assert by_rule(rejected) == {"superseded": [7, 7], "distance_invalid": [7]}
 
 
 def test_rows_without_a_key_are_not_taken_for_duplicates(spark):
     planes = spark.createDataFrame(
-        [(None, "a.avro"), (None, "a.avro"), ("N1", "a.avro")], "tailnum string, _file string"
+        [(None, "a.avro", 0, number) for number in (1, 2)] + [("N1", "a.avro", 0, 3)],
+        "tailnum string, _file string, _block bigint, _record bigint",
     )
     accepted, rejected = clean_data.clean(planes, FLIGHTS.sources["planes"])
     assert accepted.count() == 1
@@ -191,6 +195,49 @@ def test_csv_with_quotes_newlines_and_broken_lines(spark, lake):
     assert sorted(row["rule"] for row in rejected.collect()) == ["carrier_missing", "unreadable_row", "unreadable_row"]
     assert clean_data.count(rows) == 5
     assert all(row["source_file"].endswith("airlines.csv") for row in rejected.collect())
+
+
+ORIGINALS = {
+    "airlines": (
+        "airlines.csv",
+        b'carrier,name\r\nUA,"United, ""the""\r\nairline"\r\nAA\r\n,"No\nbody"\r\n\r\nB6,JetBlue,extra\r\n,\xc9re\r\nDL,Delta\r\nDL,Late',
+        {
+            2: ("unreadable_row", b"AA"),
+            3: ("carrier_missing", b',"No\nbody"'),
+            4: ("unreadable_row", b"B6,JetBlue,extra"),
+            5: ("carrier_missing", b",\xc9re"),
+            6: ("superseded", b"DL,Delta"),
+        },
+    ),
+    "airports": (
+        "airports.json",
+        json.dumps(AIRPORTS).encode()[:-1]
+        + b', {"faa":  "XXX", "lat" : "high",\n"lon": 1.50}, {"faa": null, "lat": 1, "lon": 2}]',
+        {
+            3: ("unreadable_value", b'{"faa":  "XXX", "lat" : "high",\n"lon": 1.50}'),
+            4: ("faa_missing", b'{"faa": null, "lat": 1, "lon": 2}'),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_a_rejected_record_keeps_its_bytes_and_its_place(spark, lake, name):
+    file, content, expected = ORIGINALS[name]
+    source, paths = FLIGHTS.sources[name], [raw_file(lake, file, content)]
+    _, rejected = clean_data.clean(clean_data.read_raw(spark, source, paths), source)
+    rows = originals.attach(rejected, source.format, paths).collect()
+    plain = {"text": str.encode, "base64": base64.b64decode}
+    found = {row["source_record"]: (row["rule"], plain[row["original_is"]](row["original"])) for row in rows}
+    assert found == expected
+    assert {row["source_block"] for row in rows} == {0}
+
+
+def test_of_a_record_that_cannot_be_told_what_was_read_is_kept():
+    fields = {"carrier": None, "name": "Nobody"}
+    assert originals.original("csv", [b"AA,other"], 1, fields) == (json.dumps(fields), "record")
+    assert originals.original("csv", [], 1, fields) == (json.dumps(fields), "record")
+    assert originals.original("json", [b'{"a'], 1, {"a": None, "_unreadable": '[{"a'}) == ('[{"a', "text")
 
 
 def test_csv_with_other_columns_than_declared_stops(spark, lake):
@@ -387,7 +434,7 @@ def test_the_record_accounts_for_every_row(spark, lake, raw):
     assert (counts["rows_in"], counts["rows_out"], counts["rejected"]) == (
         4,
         2,
-        {"distance_invalid": 1, "duplicate_key": 1},
+        {"distance_invalid": 1, "superseded": 1},
     )
     assert {name: value["rows_in"] for name, value in record["datasets"].items()} == {
         "clean_flights": 4,
@@ -401,8 +448,19 @@ def test_the_record_accounts_for_every_row(spark, lake, raw):
         for part in Path(lake, "quarantine/flights/flights").rglob("part-*.json")
         for line in part.read_text().splitlines()
     ]
-    assert {line["rule"] for line in lines} == {"distance_invalid", "duplicate_key"}
-    assert set(lines[0]) == {"source_row", "source_file", "rule", "reason"}
+    assert {line["rule"] for line in lines} == {"distance_invalid", "superseded"}
+    told = {"run_id", "release", "dataset", "rule", "reason"}
+    assert set(lines[0]) == told | {
+        "source_row",
+        "source_file",
+        "source_block",
+        "source_record",
+        "original",
+        "original_is",
+    }
+    (bad,) = [line for line in lines if line["rule"] == "distance_invalid"]
+    assert (bad["run_id"], bad["dataset"], bad["source_record"]) == ("manual__1", "flights", 3)
+    assert bad["original_is"] == "record" and json.loads(bad["original"])["distance"] == 0
 
 
 def test_the_stages_follow_each_other(spark, lake, raw):

@@ -20,10 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from jobs.declaration import Source, load
 from jobs.transform.spark.hooks import hooked
+from jobs.transform.spark.originals import UNREADABLE, attach
 from jobs.transform.spark.session import Run, Stage, StageError, arguments, submit
 from jobs.transform.spark.storage import Storage
 
-FILE, UNREADABLE = "_file", "_unreadable"
+FILE, BLOCK, RECORD = ORIGIN = ("_file", "_block", "_record")
+SUPERSEDED = "superseded"
+IDS_OF_A_PARTITION = 2**33 - 1
 # Spark's own reader, by class: the name "avro" asks for a further jar that adds only SQL functions.
 AVRO = "org.apache.spark.sql.avro.AvroFileFormat"
 
@@ -31,34 +34,39 @@ AVRO = "org.apache.spark.sql.avro.AvroFileFormat"
 def clean(rows: DataFrame, source: Source, newest: str | None = None) -> tuple[DataFrame, DataFrame]:
     """Split raw rows into accepted and rejected ones; every row is in exactly one of them.
 
-    rows: the source's columns as extracted, plus `_file` (origin) and, for text formats, `_unreadable` (the line that
-    could not be parsed, else null). A row is rejected by the first that applies: unreadable_row, unreadable_value (a
-    value that does not fit the type in source.columns), the source's rules in order, duplicate_key. Among accepted rows
-    with the same key the one with the greatest `newest` column stays.
+    rows: the source's columns as extracted, plus where each comes from: `_file`, `_block` (offset in bytes of the part of
+    the file that was read at once; 0 unless the file is large) and `_record` (number in that part, from 1), and, for text
+    formats, `_unreadable` (the line that could not be parsed, else null). A row is rejected by the first that applies:
+    unreadable_row, unreadable_value (a value that does not fit the type in source.columns), the source's rules in order,
+    superseded. Among accepted rows with the same key the one with the greatest `newest` column stays, and of equally new
+    ones the last in the order of files and records; the others are superseded: put aside and counted, but no fault.
 
-    Returns (accepted: the source's columns, typed; rejected: source_row as JSON, source_file, rule, reason).
+    Returns (accepted: the source's columns, typed; rejected: source_row as JSON, source_file, source_block, source_record,
+    rule, reason).
     """
-    given = [name for name in rows.columns if name not in (FILE, UNREADABLE)]
+    given = [name for name in rows.columns if name not in (*ORIGIN, UNREADABLE)]
     names = list(source.columns) or given
     typed = [
         F.expr(f"try_cast(`{name}` as {source.columns[name]})").alias(name) if source.columns else F.col(name)
         for name in names
     ]
-    original = F.struct(*[F.col(name) for name in rows.columns if name != FILE])
-    judged = rows.select(*typed, FILE, original.alias("_row"), _unfit(rows, source).alias("_fit"))
+    original = F.struct(*[F.col(name) for name in rows.columns if name not in ORIGIN])
+    judged = rows.select(*typed, *ORIGIN, original.alias("_row"), _unfit(rows, source).alias("_fit"))
     judged = judged.withColumn("_verdict", _first_broken_rule(source))
 
+    # A query gives equally new rows in any order: what tells them apart must not depend on it.
+    last = [] if source.kind == "sql" else [F.col(name).desc() for name in ORIGIN]
     order = [
         F.col("_verdict").isNotNull(),
         *([F.col(newest).desc_nulls_last()] if newest else []),
-        F.col(FILE),
+        *last,
         F.xxhash64(*names),
     ]
     place = F.row_number().over(Window.partitionBy(*source.key).orderBy(*order))
     duplicate = F.col("_verdict").isNull() & (F.col("_place") > 1)
     judged = judged.withColumn("_place", place).withColumn(
         "_verdict",
-        F.when(duplicate, _verdict("duplicate_key", f"Another row has the same {', '.join(source.key)}")).otherwise(
+        F.when(duplicate, _verdict(SUPERSEDED, f"A later row has the same {', '.join(source.key)}")).otherwise(
             F.col("_verdict")
         ),
     )
@@ -66,6 +74,8 @@ def clean(rows: DataFrame, source: Source, newest: str | None = None) -> tuple[D
     rejected = judged.where(F.col("_verdict").isNotNull()).select(
         F.to_json("_row", {"ignoreNullFields": "false"}).alias("source_row"),
         F.col(FILE).alias("source_file"),
+        F.col(BLOCK).alias("source_block"),
+        F.col(RECORD).alias("source_record"),
         F.col("_verdict.rule").alias("rule"),
         F.col("_verdict.reason").alias("reason"),
     )
@@ -117,7 +127,7 @@ def read_manifest(storage: Storage, url: str, run: Run, source: str) -> dict:
 
 
 def read_raw(spark: SparkSession, source: Source, paths: list[str]) -> DataFrame:
-    """Read raw files into the source's columns plus `_file`; text formats as strings, with `_unreadable`."""
+    """Read raw files into the source's columns and where each row comes from; text formats as strings, with `_unreadable`."""
     text = StructType([StructField(name, StringType()) for name in [*source.columns, UNREADABLE]])
     if source.format in ("csv", "json"):
         reader = spark.read.schema(text).option("columnNameOfCorruptRecord", UNREADABLE).option("multiLine", True)
@@ -129,7 +139,15 @@ def read_raw(spark: SparkSession, source: Source, paths: list[str]) -> DataFrame
         rows = spark.read.parquet(*paths)
     else:
         rows = spark.read.format(AVRO).load(paths)
-    return rows.withColumn(FILE, F.col("_metadata.file_path"))
+    if source.format == "parquet":
+        block, record = F.lit(0), F.col("_metadata.row_index")
+    else:
+        # A partition reads one file, or one block of it (see clean_all), from its beginning to its end.
+        block, record = F.col("_metadata.file_block_start"), F.monotonically_increasing_id()
+        record = record.bitwiseAND(F.lit(IDS_OF_A_PARTITION))
+    return rows.withColumns(
+        {FILE: F.col("_metadata.file_path"), BLOCK: block.cast("bigint"), RECORD: (record + 1).cast("bigint")}
+    )
 
 
 def count(rows: DataFrame) -> int:
@@ -152,12 +170,16 @@ def clean_source(stage: Stage, source: Source, url: str) -> None:
         rows_in = sum(map(int, stated))
     accepted, rejected = clean(rows, source, newest="updated_at" if "updated_at" in rows.columns else None)
     rows_out = stage.write(f"clean_{source.name}", accepted)
-    put_aside = stage.put_aside(source.name, rejected) if rows_out != rows_in else {}
+    put_aside = {}
+    if rows_out != rows_in:
+        put_aside = stage.put_aside(source.name, attach(rejected, source.format, manifest["paths"]))
     stage.account(f"clean_{source.name}", rows_in, rows_out, put_aside)
 
 
 def clean_all(stage: Stage) -> None:
     """Clean every source of the run's pipeline."""
+    # Opening a file costs as much as a partition may hold: no partition reads two, so that a row's number is its place.
+    stage.spark.conf.set("spark.sql.files.openCostInBytes", stage.spark.conf.get("spark.sql.files.maxPartitionBytes"))
     sources = load(stage.run.pipeline).sources
     if unmatched := set(sources) ^ set(stage.run.manifests):
         raise StageError(

@@ -16,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from jobs.transform.spark.storage import Storage
 
@@ -49,6 +51,12 @@ class Run:
     def path(self, dataset: str) -> str:
         """Return the key prefix of a dataset's output, without bucket."""
         return f"{dataset}/dt={self.start:%Y-%m-%d}/run_id={self.run_id}/attempt={self.attempt}"
+
+
+def release() -> str:
+    """Id of the release that this file belongs to; 'unreleased' in a plain checkout."""
+    path = Path(__file__).resolve().parents[3] / "RELEASE"
+    return json.loads(path.read_text())["id"] if path.exists() else "unreleased"
 
 
 def arguments(argv: list[str], manifests: bool = False) -> Run:
@@ -167,6 +175,8 @@ class Stage:
     def put_aside(self, source: str, rejected: DataFrame) -> dict[str, int]:
         """Write rejected rows as JSON lines to quarantine; return how many are found there, by rule."""
         prefix = self._new(f"{self.quarantine}/{self.run.path(f'{self.run.pipeline}/{source}')}")
+        told = {"run_id": self.run.run_id, "release": release(), "dataset": source}
+        rejected = rejected.select(*[F.lit(value).alias(name) for name, value in told.items()], "*")
         with self.doing(f"{source}, put rejected rows into quarantine"):
             rejected.write.json(prefix, ignoreNullFields=False)
         with self.doing(f"{source}, count rejected rows"):

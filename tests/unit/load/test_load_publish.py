@@ -3,10 +3,11 @@
 import random
 import threading
 from datetime import date
+from types import SimpleNamespace
 
 import psycopg
 import pytest
-from warehouse_kit import SCHEMAS, delays, flight, flights
+from warehouse_kit import SCHEMAS, delays, flight, flights, manifest
 
 from jobs.load import audit, ledger, publish, staging
 from jobs.load.audit import AuditFailed
@@ -598,3 +599,88 @@ def test_random_runs_agree_with_a_plain_model(warehouse):
         expected = sorted((day, flight_id) for day, ids in model.items() for flight_id in ids)
         assert warehouse.rows("select flight_date, flight_id from dwh.fact_flight order by 1, 2") == expected
         assert warehouse.rows("select coalesce(sum(flights), 0) from dwh.agg_delay_day") == [(len(expected),)]
+
+
+BALANCE = """
+    select dataset, extracted, published, quarantined, superseded, difference, balanced, published_in
+    from etl.v_balance order by dataset
+"""
+
+
+def test_every_source_is_in_balance(warehouse):
+    go(warehouse, warehouse.run("r1", "2013-01-01", "2013-02-01"), flights(JAN, FEB))
+    assert warehouse.rows(BALANCE, user="etl_read") == [
+        ("airlines", 1, 1, 0, 0, 0, True, "dim_airline"),
+        ("airports", 2, 2, 0, 0, 0, True, "dim_airport"),
+        ("flights", 62, 62, 0, 0, 0, True, "fact_flight"),
+        ("planes", 1, 1, 0, 0, 0, True, "dim_plane"),
+    ]
+
+
+def counted(warehouse, run, rows, before=None):
+    count = SimpleNamespace(rows=rows, how="the test")
+    ledger.record_count(warehouse.conn, run, "flights", count, SimpleNamespace(rows=before) if before else count)
+
+
+def test_quarantined_and_superseded_rows_are_in_the_balance(warehouse):
+    run = warehouse.run("r1", "2013-01-01", "2013-02-01")
+    facts = flights(JAN, FEB)
+    warehouse.prepare(run, facts)
+    stage = {"rows_in": 67, "rows_out": 62, "rejected": {"carrier_missing": 2, "superseded": 3}}
+    ledger.record_stage(
+        warehouse.conn, run, {"stage": "clean_data", "datasets": {"clean_flights": stage}, "seconds": 1, "attempt": 4}
+    )
+    with warehouse.connect("etl_owner") as conn:
+        conn.execute("update etl.run_source set row_count = 67 where dataset = 'flights'")
+        conn.execute("delete from etl.run_stage where stage = 'clean' and dataset = 'clean_flights'")
+        conn.execute("delete from etl.run_reject where stage = 'clean'")
+    counted(warehouse, run, 67)
+    staging.load(warehouse.conn, warehouse.lake, warehouse.declaration, run, run.attempt)
+    audit.check(warehouse.conn, warehouse.declaration, run)
+    assert warehouse.rows(BALANCE)[2] == ("flights", 67, 62, 2, 3, 0, True, "fact_flight")
+    assert warehouse.rows("select dataset, rule, row_count, attempt, released_by from etl.v_quarantine") == [
+        ("flights", "carrier_missing", 2, 4, None)
+    ]
+    assert warehouse.rows("select rows_rejected from etl.v_run") == [(2,)]
+
+
+@pytest.mark.parametrize("rows", [61, 63])
+def test_a_row_that_only_the_source_knows_of_or_does_not_know_of_is_seen(warehouse, rows):
+    """Manifest, stages and staged rows agree with each other; the source says otherwise."""
+    run = warehouse.run("r1", "2013-01-01", "2013-02-01")
+    warehouse.prepare(run, flights(JAN, FEB))
+    counted(warehouse, run, rows)
+    staging.load(warehouse.conn, warehouse.lake, warehouse.declaration, run, run.attempt)
+    with pytest.raises(
+        AuditFailed, match=rf"1 of \d+ .* balance of flights: expected {rows} rows .*found 62 published"
+    ):
+        audit.check(warehouse.conn, warehouse.declaration, run)
+    with pytest.raises(PublishRefused, match="balance of flights"):
+        publish.publish(warehouse.conn, warehouse.declaration, run)
+    assert [row[6] for row in warehouse.rows(BALANCE)] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "passes"), [(60, 64, True), (62, 99, True), (63, 99, False), (60, 61, False)]
+)
+def test_a_source_that_changed_while_it_was_read(warehouse, before, after, passes):
+    run = warehouse.run("r1", "2013-01-01", "2013-02-01")
+    warehouse.prepare(run, flights(JAN, FEB))
+    counted(warehouse, run, after, before)
+    staging.load(warehouse.conn, warehouse.lake, warehouse.declaration, run, run.attempt)
+    if passes:
+        audit.check(warehouse.conn, warehouse.declaration, run)
+    else:
+        with pytest.raises(AuditFailed, match="balance of flights"):
+            audit.check(warehouse.conn, warehouse.declaration, run)
+
+
+def test_a_retry_that_extracts_nothing_keeps_the_count_of_the_extraction(warehouse):
+    run = warehouse.run("r1", "2013-01-01", "2013-02-01")
+    warehouse.prepare(run, flights(JAN, FEB))
+    counted(warehouse, run, 64, 60)
+    ledger.record_count(warehouse.conn, run, "flights", SimpleNamespace(rows=90, how="later"))
+    ledger.record_extract(warehouse.conn, run, manifest(run, warehouse.declaration.sources["flights"], 62))
+    assert warehouse.rows(
+        "select source_rows_before, source_rows, counted_by from etl.run_source where dataset = 'flights'"
+    ) == [(60, 64, "the test")]

@@ -1,0 +1,137 @@
+"""Counting at the source, and where the records of a file are."""
+
+import csv
+import gzip
+import io
+import json
+from contextlib import contextmanager
+from datetime import datetime
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.declaration import load
+from jobs.extract import count
+from jobs.extract.records import csv_spans, json_spans
+
+FLIGHTS = load("flights")
+RUN = SimpleNamespace(interval_from=datetime(2013, 1, 1), interval_to=datetime(2013, 2, 1))
+TEXT = st.text(st.sampled_from('ab ,"\n\r\\[{}]é'), max_size=6)
+
+
+@given(st.lists(st.lists(TEXT, min_size=2, max_size=3), min_size=1, max_size=6))
+def test_a_written_csv_record_is_found_again(rows):
+    out = io.StringIO(newline="")
+    writer, expected = csv.writer(out, quoting=csv.QUOTE_ALL), []
+    for row in rows:
+        start = out.tell()
+        writer.writerow(row)
+        expected.append(out.getvalue()[start:].removesuffix("\r\n").encode())
+    content = out.getvalue().encode()
+    assert [content[start:end] for start, end in csv_spans(content)] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a,b\n1,2", [b"a,b", b"1,2"]),
+        (b"a,b\r\n\r\n1,2\r\n", [b"a,b", b"1,2"]),
+        (b'a,b\n1,x "y" z\n"2",\n', [b"a,b", b'1,x "y" z', b'"2",']),
+        (b'a,b\n"1 ""q""\nnext",2\n', [b"a,b", b'"1 ""q""\nnext",2']),
+        (b"a\n\xff\xfe\n", [b"a", b"\xff\xfe"]),
+        (b"a,b\n1,", [b"a,b", b"1,"]),
+        (b"", []),
+    ],
+)
+def test_csv_records(content, expected):
+    assert [content[start:end] for start, end in csv_spans(content)] == expected
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.lists(VALUES, max_size=5), st.sampled_from([None, 1]))
+def test_the_elements_of_a_json_array_are_found_again(values, indent):
+    content = json.dumps(values, indent=indent).encode()
+    assert [json.loads(content[start:end]) for start, end in json_spans(content)] == values
+
+
+@given(st.lists(st.dictionaries(TEXT, VALUES, max_size=2), max_size=4))
+def test_json_lines_are_found_again(values):
+    content = "\n".join(json.dumps(value) for value in values).encode()
+    assert [json.loads(content[start:end]) for start, end in json_spans(content)] == values
+
+
+def test_a_truncated_array_has_what_it_has():
+    content = b'[{"a": 1}, {"a": [2]}, {"a'
+    assert [content[start:end] for start, end in json_spans(content)] == [b'{"a": 1}', b'{"a": [2]}', b'{"a']
+
+
+def delivered(files):
+    @contextmanager
+    def open_file(name):
+        yield io.BytesIO(files[name])
+
+    return open_file
+
+
+def test_files_are_counted_by_their_records():
+    table = io.BytesIO()
+    parquet.write_table(pa.table({"x": range(7)}), table)
+    airlines = FLIGHTS.sources["airlines"]
+    assert count.of_files(delivered({"a.csv": b"carrier,name\nUA,x\n"}), airlines, ["a.csv"]).rows == 1
+    assert count.of_files(delivered({"a.csv.gz": gzip.compress(b"h\n1\n2\n")}), airlines, ["a.csv.gz"]).rows == 2
+    assert count.of_files(delivered({"a.csv": b""}), airlines, ["a.csv"]).rows == 0
+    assert count.of_files(delivered({"a": b'[{"faa": 1}, {}]'}), FLIGHTS.sources["airports"], ["a"]).rows == 2
+    rows = SimpleNamespace(format="parquet", connection="landing")
+    assert count.of_files(delivered({"a": table.getvalue(), "b": table.getvalue()}), rows, ["a", "b"]).rows == 14
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "content"),
+    [("a.parquet", "parquet", b"PAR1 cut"), ("a.csv.gz", "csv", gzip.compress(b"a" * 999)[:-9])],
+)
+def test_a_file_that_cannot_be_counted_is_named(name, kind, content):
+    source = SimpleNamespace(format=kind, connection="landing")
+    with pytest.raises(count.CountError, match=f"landing: {name} is no readable {kind} file"):
+        count.of_files(delivered({name: content}), source, [name])
+
+
+class Cursor:
+    """A DB-API cursor that remembers what it was asked."""
+
+    asked = ()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def cursor(self):
+        return self
+
+    def execute(self, query, arguments):
+        self.asked = (query, arguments)
+
+    def fetchone(self):
+        return (42,)
+
+
+def test_a_database_counts_its_query_over_the_same_bounds():
+    database = Cursor()
+    found = count.of_query(database, FLIGHTS.sources["flights"], RUN)
+    assert found.rows == 42 and "flights_db" in found.how
+    query, bounds = database.asked
+    assert query.startswith("select count(*) from (select * from flights where sched_dep >= %s and sched_dep < %s")
+    assert bounds == (RUN.interval_from, RUN.interval_to)
+    count.of_query(database, FLIGHTS.sources["planes"], RUN)
+    assert database.asked[1] == ()

@@ -60,6 +60,7 @@ REGISTERED = {
         "directory": "/nowhere",
         "files": {"flights.csv.gz": {"sha256": "0f", "rows": 1}, "planes.csv": {"sha256": "1f", "rows": 1}},
     },
+    "__sources_orders": {"files": {"orders.csv.gz": {"sha256": "0f", "rows": 1}}},
 }
 
 

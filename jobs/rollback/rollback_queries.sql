@@ -133,7 +133,7 @@ inner join etl.lineage_dataset as used
 inner join etl.lineage_event as reader
     on used.event_key = reader.event_key and wrote.event_time < reader.event_time and reader.run_id <> all(%(run_ids)s)
 inner join etl.lineage_dataset as written
-    on used.event_key = written.event_key and written.direction = 'output' and written.name <> made.name
+    on used.event_key = written.event_key and written.direction = 'output' and made.name <> written.name
 inner join etl.run as r on reader.run_id = r.run_id
 where
     wrote.run_id = any(%(run_ids)s)

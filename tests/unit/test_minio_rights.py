@@ -1,12 +1,22 @@
 """The policies that the role minio makes from its defaults let each user do what it must, and nothing else."""
 
+import time
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import boto3
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from botocore.exceptions import ClientError
+from minio import MinioAdmin
+from minio.credentials import StaticProvider
+
+from jobs.rollback.rewind import rewind
+from jobs.rollback.rollback_s3 import S3Store
+from tests import stores
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKETS = ("raw", "curated", "quarantine", "releases", "backups", "logs")
@@ -30,6 +40,7 @@ RIGHTS = {
     },
     "etl-release": {"releases": {PUT, GET, LIST}},
     "etl-backup": {"backups": {PUT, GET, DELETE, LIST}},
+    "etl-rollback": {bucket: {PUT, GET, DELETE, LIST} for bucket in BUCKETS if bucket != "logs"},
     "etl-metrics": {},
 }
 
@@ -48,7 +59,8 @@ def policies():
     """The policy of each user, rendered from the role's defaults and the platform's values."""
     defaults = yaml.safe_load((ROOT / "roles/minio/defaults/main.yml").read_text())
     platform = yaml.safe_load((ROOT / "inventories/platform.yml").read_text())
-    secrets = {f"platform_s3_{user}_secret_key": "secret" for user in ("nifi", "spark", "airflow", "release", "backup")}
+    users = ("nifi", "spark", "airflow", "release", "backup", "rollback")
+    secrets = {f"platform_s3_{user}_secret_key": "secret" for user in users}
     secrets["minio_metrics_secret_key"] = "secret"
     variables = trusted({**defaults, **{k: v for k, v in platform.items() if k.startswith("platform_s3_")}, **secrets})
     users = Templar(loader=DataLoader(), variables=variables).template(variables["minio_users"])
@@ -107,6 +119,40 @@ def test_airflow_keeps_the_journal_and_writes_nothing_else_in_curated(policies):
     assert not allowed(
         policies["etl-airflow"], DELETE, "arn:aws:s3:::curated/_publications/run/20130101-published.json"
     )
+
+
+def test_its_rights_are_enough_to_rewind_a_bucket(policies):
+    """On a real server, with the policy as the role makes it; removing a version is refused."""
+    with stores.minio() as url:
+        given = StaticProvider(stores.USER, stores.PASSWORD)
+        admin = MinioAdmin(endpoint=url.removeprefix("http://"), credentials=given, secure=False)
+        admin.policy_add("etl-rollback", policy=policies["etl-rollback"])
+        admin.user_add("etl-rollback", "a-secret-of-the-test")
+        admin.policy_set("etl-rollback", user="etl-rollback")
+
+        def client(user, password):
+            return boto3.client(
+                "s3", endpoint_url=url, aws_access_key_id=user, aws_secret_access_key=password, region_name="us-east-1"
+            )
+
+        root, own = client(stores.USER, stores.PASSWORD), client("etl-rollback", "a-secret-of-the-test")
+        root.create_bucket(Bucket="raw")
+        root.put_bucket_versioning(Bucket="raw", VersioningConfiguration={"Status": "Enabled"})
+        large = {"Bucket": "raw", "Key": "large"}
+        upload = large | {"UploadId": root.create_multipart_upload(**large, Tagging="a=b")["UploadId"]}
+        etag = root.upload_part(**upload, PartNumber=1, Body=b"large")["ETag"]
+        root.complete_multipart_upload(**upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]})
+        version = root.put_object(Bucket="raw", Key="small", Body=b"small")["VersionId"]
+        time.sleep(0.003)
+        then = datetime.now(UTC)
+        time.sleep(0.003)
+        root.put_object(Bucket="raw", Key="small", Body=b"bad")
+        root.put_object(Bucket="raw", Key="new", Body=b"bad")
+        root.delete_object(**large)
+        summary = rewind(S3Store(own, "raw"), then)
+        assert summary["verified"] and summary["actions"] == {"replaced": 1, "restored": 1, "removed": 1}, summary
+        with pytest.raises(ClientError, match="AccessDenied"):
+            own.delete_object(Bucket="raw", Key="small", VersionId=version)
 
 
 def test_only_the_user_of_the_metrics_reads_them(policies):

@@ -1,0 +1,2 @@
+-- loses: etl.restore
+drop table etl.restore;

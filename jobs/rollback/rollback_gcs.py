@@ -1,6 +1,7 @@
-"""Rewinds a bucket of Google Cloud Storage to a moment: generations that were replaced or deleted since.
+r"""Rewinds a bucket of Google Cloud Storage to a moment: generations that were replaced or deleted since.
 
-    python -m jobs.rollback.rollback_gcs --bucket raw [--prefix flights_db/] --to 2026-11-24T22:00:00Z [--dry-run] [--journal FILE]
+    python -m jobs.rollback.rollback_gcs --bucket raw [--prefix flights_db/] --to 2026-11-24T22:00:00Z [--except _publications/] \
+        [--dry-run] [--journal FILE]
 
 Credentials are Google's own (GOOGLE_APPLICATION_CREDENTIALS, ...). A JSON summary goes to standard output, progress to standard
 error. Exit status: 0 everything is as it was, 1 refused or not, 2 wrong usage.

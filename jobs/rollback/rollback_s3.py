@@ -1,6 +1,7 @@
-"""Rewinds a bucket of an S3 store to a moment: versions and delete markers.
+r"""Rewinds a bucket of an S3 store to a moment: versions and delete markers.
 
-    python -m jobs.rollback.rollback_s3 --bucket raw [--prefix flights_db/] --to 2026-11-24T22:00:00Z [--dry-run] [--journal FILE]
+    python -m jobs.rollback.rollback_s3 --bucket raw [--prefix flights_db/] --to 2026-11-24T22:00:00Z [--except _publications/] \
+        [--dry-run] [--journal FILE]
 
 Credentials and endpoint are boto3's own (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, ...). A JSON
 summary goes to standard output, progress to standard error. Exit status: 0 everything is as it was, 1 refused or not, 2 wrong usage.

@@ -349,7 +349,7 @@ def main(argv: list[str]) -> int:
     except (LookupError, PublishRefused, psycopg.Error) as error:
         print(f"undo: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(document, indent=2))
+    print(json.dumps(document | {"text": text(document)}, indent=2))
     for refusal in document["refusals"]:
         print(f"undo: run {refusal['run_id']}: {refusal['reason']}", file=sys.stderr)
     return 1 if document["refusals"] else 0

@@ -103,6 +103,14 @@ def test_only_below_a_prefix(remote, bucket):
     assert remote.live(bucket) == now | {"b/overwritten": before["b/overwritten"]}
 
 
+def test_all_but_some_prefixes(remote, bucket):
+    then, before = fill(remote, bucket)
+    now = remote.live(bucket)
+    summary = rewind(remote.store(bucket), then, leave=["a/", "nothing/"])
+    assert remote.live(bucket) == now | {"b/overwritten": before["b/overwritten"]}
+    assert summary["verified"] and summary["after"]["objects"] == 1
+
+
 def test_before_everything_it_is_empty_and_after_it_full(remote, bucket):
     start = moment()
     then, before = fill(remote, bucket)

@@ -1,6 +1,7 @@
 """One deployed platform and as few pipeline runs as possible, shared by all tests of the session."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import boto3
 import psycopg
@@ -105,18 +106,23 @@ def elasticsearch(platform) -> Service:
 
 
 @pytest.fixture(scope="session")
-def run_flights(platform, warehouse):
-    """Runs the flights pipeline over [start, end) and returns what came of it."""
+def run_pipeline(platform, warehouse):
+    """Runs a pipeline over [start, end) and returns what came of it."""
 
-    def run(start: str, end: str, *arguments: str) -> Run:
-        play = platform.playbook(
-            "playbooks/run_pipeline.yml", "-e", "pipeline=flights", "-e", f"from={start}", "-e", f"to={end}", *arguments
-        )
+    def run(pipeline: str, start: str, end: str, *arguments: str) -> Run:
+        asked = ("-e", f"pipeline={pipeline}", "-e", f"from={start}", "-e", f"to={end}")
+        play = platform.playbook("playbooks/run_pipeline.yml", *asked, *arguments)
         run_id = play.result("Run the pipeline").get("run_id")
         rows = warehouse.rows("select * from etl.run where run_id = %s", run_id)
         return Run(play, rows[0] if rows else None)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_flights(run_pipeline):
+    """Runs the flights pipeline over [start, end) and returns what came of it."""
+    return partial(run_pipeline, "flights")
 
 
 @pytest.fixture(scope="session")

@@ -38,8 +38,6 @@ class ActionModule(ActionBase):
             return first
         word = "started" if first["changed"] else "is done:" if first["state"] in ENDED else "follows"
         self._display.display(f"  {arguments['pipeline']} {word} run {first['run_id']}")
-        if first["state"] == "queued" and not first["changed"]:
-            self._display.display("  it waits: Airflow makes one run of a pipeline at a time")
         last = first if first["state"] in ENDED else self._follow(first, arguments, task_vars)
         if last.get("state") == "failed":
             for name, log in last["errors"].items():
@@ -55,8 +53,11 @@ class ActionModule(ActionBase):
 
     def _follow(self, first, arguments, task_vars):
         """Look at the run until it has ended; returns the last look."""
-        began, states, look = time.monotonic(), {}, first
+        began, states, look, told = time.monotonic(), {}, first, []
         while True:
+            if look["waits_for"] and look["waits_for"] != told:
+                told = look["waits_for"]
+                self._display.display(f"  it waits for run {', '.join(told)}: a pipeline has one run at a time")
             elapsed = time.monotonic() - began
             done = sum(task["state"] in DONE for task in look["tasks"])
             for task in changes(states, look["tasks"]):

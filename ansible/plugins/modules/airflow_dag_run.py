@@ -36,6 +36,7 @@ RETURN = """
 dag_id: {type: str, returned: always, description: The DAG that runs the pipeline.}
 run_id: {type: str, returned: always, description: Airflow's run id.}
 state: {type: str, returned: always, description: State of the run.}
+waits_for: {type: list, returned: always, description: "Runs under way that a queued one waits for."}
 tasks: {type: list, returned: always, description: "In the order they began: task_id, state, try_number, seconds."}
 errors: {type: dict, returned: always, description: "End of the log of each failed task, once the run has failed."}
 """
@@ -88,6 +89,11 @@ class Airflow:
         """The run as Airflow sees it now."""
         return self.call("GET", f"/api/v2/dags/{dag}/dagRuns/{quote(run_id)}")
 
+    def running(self, dag: str) -> list[str]:
+        """Ids of the runs of a DAG that are under way, for which a queued one waits."""
+        query = urlencode({"state": "running", "limit": 10})
+        return [run["dag_run_id"] for run in self.call("GET", f"/api/v2/dags/{dag}/dagRuns?{query}")["dag_runs"]]
+
     def tasks(self, dag: str, run_id: str) -> list[dict]:
         """The run's tasks, in the order they began; those that have not begun come last."""
         path = f"/api/v2/dags/{dag}/dagRuns/{quote(run_id)}/taskInstances?limit=200"
@@ -134,7 +140,15 @@ def run(module: AnsibleModule) -> dict:
         base = f"{given['pipeline']}_{given['from']}_{given['to']}".replace(" ", "T")
         run_id, changed = choose(airflow.runs(dag, base), base, given["again"])
         if changed and module.check_mode:
-            return {"changed": True, "dag_id": dag, "run_id": run_id, "state": "none", "tasks": [], "errors": {}}
+            return {
+                "changed": True,
+                "dag_id": dag,
+                "run_id": run_id,
+                "state": "none",
+                "waits_for": [],
+                "tasks": [],
+                "errors": {},
+            }
         if changed:
             airflow.start(dag, run_id, {"from": given["from"], "to": given["to"]})
     state, tasks = airflow.run(dag, run_id)["state"], airflow.tasks(dag, run_id)
@@ -144,6 +158,7 @@ def run(module: AnsibleModule) -> dict:
         "dag_id": dag,
         "run_id": run_id,
         "state": state,
+        "waits_for": airflow.running(dag) if state == "queued" else [],
         "tasks": tasks,
         "errors": {task["task_id"]: airflow.log_tail(dag, run_id, task) for task in failed},
     }

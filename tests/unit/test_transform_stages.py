@@ -4,6 +4,7 @@ import base64
 import json
 import sys
 from datetime import date, datetime
+from decimal import Decimal
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -378,6 +379,52 @@ def test_aggregate_counts_each_flight_once_and_means_only_what_flew(enriched):
     assert (day["flights"], day["departed"], day["cancelled"], day["diverted"]) == (3, 2, 1, 1)
     assert (day["mean_dep_delay_minutes"], day["mean_arr_delay_minutes"]) == (2.0, 11.0)
     assert sum(row["flights"] for row in rows.values()) == 6
+
+
+def cleaned_orders(spark, *orders):
+    """Cleaned sources of the orders pipeline: one customer, and orders (day, deleted) with a line each."""
+    pipeline = load("orders")
+    days = [(key, date.fromisoformat(day), deleted) for key, (day, deleted) in enumerate(orders, 1)]
+    order = {"customer_key": 7, "status": "O", "total_price": Decimal("10.50")}
+    line = {
+        "customer_key": 7,
+        "line_number": 1,
+        "quantity": Decimal(2),
+        "extended_price": Decimal("100.00"),
+        "discount": Decimal("0.05"),
+    }
+    rows = {
+        "customers": [{"customer_key": 1, "market_segment": "BUILDING"}],
+        "orders": [order | {"order_key": key, "order_date": day, "deleted": deleted} for key, day, deleted in days],
+        "line_items": [line | {"order_key": key, "order_date": day, "deleted": deleted} for key, day, deleted in days],
+    }
+    schemas = {
+        name: ", ".join(f"{column} {kind}" for column, kind in pipeline.sources[name].columns.items()) for name in rows
+    }
+    frames = {
+        name: spark.createDataFrame([tuple(map(row.get, pipeline.sources[name].columns)) for row in rows[name]], schema)
+        for name, schema in schemas.items()
+    }
+    return pipeline.publish, frames.__getitem__
+
+
+def test_rows_that_a_table_leaves_out_still_tell_their_month(spark):
+    tables, cleaned = cleaned_orders(spark, ("1995-01-31", False), ("1995-03-01", True), ("1995-01-01", True))
+    joined = enrich_data.join(tables["fact_order"], cleaned)
+    assert enrich_data.months(tables["fact_order"], joined) == ["1995-01-01", "1995-03-01"]
+    (order,) = enrich_data.shape(tables["fact_order"], joined, cleaned).collect()
+    assert (order["order_key"], order["customer_known"]) == (1, False)
+
+
+def test_joins_look_up_without_losing_or_doubling_rows(spark):
+    tables, cleaned = cleaned_orders(spark, ("1995-01-31", False), ("1995-03-01", False))
+    lines = enrich_data.shape(tables["fact_line_item"], enrich_data.join(tables["fact_line_item"], cleaned), cleaned)
+    assert [(row["market_segment"], row["order_known"], row["net_price"]) for row in lines.collect()] == [
+        ("UNKNOWN", True, Decimal("95.0000"))
+    ] * 2
+    assert dict(lines.dtypes)["net_price"] == "decimal(18,4)"
+    totals = aggregate_data.aggregate(tables["agg_revenue_day"], lines).collect()
+    assert [(row["orders"], row["lines"], row["revenue"]) for row in totals] == [(1, 1, Decimal("95.0000"))] * 2
 
 
 def run(attempt=1, manifests=None):

@@ -387,7 +387,7 @@ def main(argv: list[str] | None = None) -> int:
     marking.add_argument("--because", choices=BECAUSE, required=True)
     marking.add_argument("--reason", required=True)
     beginning = verbs.add_parser(
-        "begin", help="fail when a release may not be deployed; print the moment, by the store's clock"
+        "begin", help="fail when a release may not be deployed; print its next serial and the moment"
     )
     beginning.add_argument("release")
     beginning.add_argument("buckets", nargs="*")
@@ -421,8 +421,10 @@ def _run(arguments: argparse.Namespace, kept: Store) -> str:
             return json.dumps({key: manifest[key] for key in ("release", "serial", "state", "reason")})
         case "begin":
             describe(Path.cwd())
-            require_deployable(kept.latest(arguments.release), arguments.force)
-            return json.dumps(moment(kept.s3, kept.bucket, arguments.buckets))
+            present = kept.latest(arguments.release)
+            require_deployable(present, arguments.force)
+            serial = (present["serial"] if present else 0) + 1
+            return json.dumps({"serial": serial, "since": moment(kept.s3, kept.bucket, arguments.buckets)})
         case "list":
             return listing(kept.manifests(), arguments.current)
         case "compare":

@@ -14,6 +14,7 @@ from airflow.sdk import DAG, Param, chain, dag, get_current_context, task, task_
 from common import platform
 from jobs.declaration import Declaration, Source, load
 from jobs.extract import manifest, request
+from jobs.lineage import events, spool
 from jobs.load import audit, ledger, publish, staging
 
 STAGES = ("clean_data", "enrich_data", "aggregate_data")
@@ -129,6 +130,7 @@ class Steps:
             with platform.warehouse() as connection:
                 ledger.record_extract(connection, run, sealed)
                 ledger.record_count(connection, run, source.name, after, before)
+                events.store(connection, [events.extracted(run, sealed, platform.object_versions(s3, sealed))])
             return sealed.url
 
         return extract_dataset()
@@ -165,8 +167,12 @@ class Steps:
             run = self.current_run()
             s3, buckets = platform.object_store()
             with platform.warehouse() as connection:
+                before: dict = {}
                 for stage in STAGES:
-                    ledger.record_stage(connection, run, platform.stage_record(s3, buckets["curated"], run, stage))
+                    record = platform.stage_record(s3, buckets["curated"], run, stage)
+                    ledger.record_stage(connection, run, record)
+                    events.store(connection, events.staged(run, self.declaration, record, before))
+                    before |= record["datasets"]
 
         return record_stages()
 
@@ -194,18 +200,20 @@ class Steps:
         @task(task_id="publish")
         def swap() -> list[str]:
             """Swap the run's partitions in and merge its dimensions, in one transaction; returns what was published."""
+            run = self.current_run()
             with platform.warehouse() as connection:
-                return [
-                    str(partition) for partition in publish.publish(connection, self.declaration, self.current_run())
-                ]
+                versions = publish.publish(connection, self.declaration, run)
+                events.store(connection, events.published(connection, run, self.declaration, versions))
+            return [str(version) for version in versions]
 
         return swap()
 
     def finish(self) -> Any:
         @task(task_id="finish")
         def finish() -> None:
-            """Close the run in the ledger."""
+            """Close the run in the ledger, and bring the lineage events that Airflow has spooled there."""
             with platform.warehouse() as connection:
                 ledger.finish_run(connection, self.current_run(), "published")
+                spool.load(connection)
 
         return finish()

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from jobs.declaration import Declaration, Source
 from jobs.extract import count
-from jobs.load.ledger import Run
+from jobs.load.ledger import Run, run_id_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASES = Path("/opt/etl/releases")
@@ -89,6 +89,13 @@ def warehouse() -> Iterator[Any]:
         **given.extra_dejson,
     ) as connection:
         yield connection
+
+
+def object_versions(s3: Any, sealed: Any) -> dict[str, str]:
+    """Version ids of the objects of a sealed manifest, its own among them, by key; empty where the bucket has no versions."""
+    keys = [sealed.key, *(file.key for file in sealed.files)]
+    answers = {key: s3.head_object(Bucket=sealed.bucket, Key=key) for key in keys}
+    return {key: answer["VersionId"] for key, answer in answers.items() if "VersionId" in answer}
 
 
 def object_store() -> tuple[Any, dict[str, str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,11 @@ from typing import Any
 import psycopg
 
 STATES = ("running", "published", "failed", "undone")
+
+
+def run_id_of(dag_run_id: str) -> str:
+    """Airflow's run id with every character other than letters, digits, dot, dash and underscore replaced."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", dag_run_id)
 
 
 @dataclass(frozen=True)
@@ -43,26 +49,10 @@ class Run:
             raise ValueError(f"the interval ends at {self.interval_to}, not after its start {self.interval_from}")
 
 
-class ReleaseTakenBack(RuntimeError):
-    """The run's code belongs to a release that was taken back: it must not run again."""
-
-
 def start_run(conn: psycopg.Connection, run: Run) -> None:
-    """Open the run, or open it again for another attempt; the release is entered when it is new.
-
-    Raises ReleaseTakenBack for a run that a repetition would give the code of a release that was taken back.
-    """
+    """Open the run, or open it again for another attempt; the release is entered when it is new."""
     with conn.transaction():
         conn.execute("insert into etl.release (release) values (%s) on conflict do nothing", (run.release,))
-        taken_back = conn.execute(
-            "select reason from etl.release where release = %s and state = 'bad' and manifest ->> 'because' = 'rollback'",
-            (run.release,),
-        ).fetchone()
-        if taken_back:
-            raise ReleaseTakenBack(
-                f"release {run.release} was taken back ({taken_back[0]}): start a new run over {run.interval_from} to"
-                f" {run.interval_to} instead of repeating this one"
-            )
         conn.execute(
             """
             insert into etl.run (run_id, dag_run_id, pipeline, release, attempt, interval_from, interval_to)

@@ -192,3 +192,10 @@ def test_the_latest_record_of_a_stage_counts(platform):
     assert platform.stage_record(s3, "curated", run, "clean_data") == {"attempt": 10}
     with pytest.raises(FileNotFoundError, match="aggregate"):
         platform.stage_record(s3, "curated", run, "aggregate_data")
+
+
+def test_versions_come_from_the_object_store(platform):
+    heads = {"a": {"VersionId": "1"}, "b": {}}
+    s3 = SimpleNamespace(head_object=lambda Bucket, Key: heads[Key])
+    sealed = SimpleNamespace(bucket="raw", key="a", files=[SimpleNamespace(key="b")])
+    assert platform.object_versions(s3, sealed) == {"a": "1"}

@@ -1,0 +1,1 @@
+"""Where published rows come from and what stands on them: OpenLineage events in the ledger."""

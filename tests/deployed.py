@@ -100,13 +100,13 @@ class Deployed:
                     found[host, properties["Id"]] = properties["InvocationID"]
         return found
 
-    def playbook(self, name: str, *arguments: str, timeout: float = 3600) -> Play:
-        """Run a playbook of the repository; `timeout` in seconds."""
+    def playbook(self, name: str, *arguments: str, root: Path = ROOT, timeout: float = 3600) -> Play:
+        """Run a playbook of the repository (`root`: of another checkout); `timeout` in seconds."""
         done = subprocess.run(
             [str(ROOT / ".venv/bin/ansible-playbook"), "-i", str(self.environment.inventory), name, *arguments],
-            cwd=ROOT,
+            cwd=root,
             env=os.environ
-            | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+            | {"ANSIBLE_CONFIG": str(root / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
             | {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.json"},  # that one alone: empty is refused
             stdin=subprocess.DEVNULL,
             capture_output=True,

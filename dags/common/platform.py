@@ -28,11 +28,6 @@ def release(root: Path = ROOT) -> str:
     return json.loads(path.read_text())["id"] if path.exists() else "unreleased"
 
 
-def run_id_of(dag_run_id: str) -> str:
-    """The id that everything of a run carries, from Airflow's id of it."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", dag_run_id)
-
-
 def run_of(declaration: Declaration, context: dict[str, Any]) -> Run:
     """The run that an Airflow context is about.
 

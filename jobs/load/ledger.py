@@ -49,10 +49,26 @@ class Run:
             raise ValueError(f"the interval ends at {self.interval_to}, not after its start {self.interval_from}")
 
 
+class ReleaseTakenBack(RuntimeError):
+    """The run's code belongs to a release that was taken back: it must not run again."""
+
+
 def start_run(conn: psycopg.Connection, run: Run) -> None:
-    """Open the run, or open it again for another attempt; the release is entered when it is new."""
+    """Open the run, or open it again for another attempt; the release is entered when it is new.
+
+    Raises ReleaseTakenBack for a run that a repetition would give the code of a release that was taken back.
+    """
     with conn.transaction():
         conn.execute("insert into etl.release (release) values (%s) on conflict do nothing", (run.release,))
+        taken_back = conn.execute(
+            "select reason from etl.release where release = %s and state = 'bad' and manifest ->> 'because' = 'rollback'",
+            (run.release,),
+        ).fetchone()
+        if taken_back:
+            raise ReleaseTakenBack(
+                f"release {run.release} was taken back ({taken_back[0]}): start a new run over {run.interval_from} to"
+                f" {run.interval_to} instead of repeating this one"
+            )
         conn.execute(
             """
             insert into etl.run (run_id, dag_run_id, pipeline, release, attempt, interval_from, interval_to)

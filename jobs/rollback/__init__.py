@@ -1,1 +1,1 @@
-"""The way back for data: runs (undo), objects (rewind)."""
+"""The way back: releases, data of runs (undo), objects (rewind)."""

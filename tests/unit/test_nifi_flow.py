@@ -125,11 +125,13 @@ class Server:
         self.values = {}
         self.state = "STOPPED"
         self.errors = []
+        self.queued = 0
         self.policy = {"id": "p", "component": {"users": [{"id": "u"}], "resource": "/any"}}
 
     def get(self, path, **query):
         part = {"name": "query", "state": self.state, "validationErrors": self.errors, "validationStatus": "VALID"}
         status = {"aggregateSnapshot": {"runStatus": "Stopped", "activeThreadCount": 0}}
+        source = {"id": "q", "revision": {"version": 2}, "component": part, "status": status}
         answers = {
             "/flow/process-groups/root": {"processGroupFlow": {"id": "root"}},
             "/flow/current-user": {"identity": "admin"},
@@ -139,7 +141,13 @@ class Server:
             },
             "/process-groups/g/download": {"flowContents": self.group},
             "/process-groups/g": {"revision": {"version": 7}},
-            "/process-groups/g/processors": {"processors": [{"component": part, "status": status}]},
+            "/process-groups/g/processors": {
+                "processors": [source, source | {"id": "p", "component": part | {"name": "put"}}]
+            },
+            "/process-groups/g/connections": {"connections": [{"component": {"destination": {"id": "p"}}}]},
+            "/flow/process-groups/g/status": {
+                "processGroupStatus": {"aggregateSnapshot": {"flowFilesQueued": self.queued}}
+            },
             "/flow/process-groups/g/controller-services": {"controllerServices": []},
             "/flow/parameter-contexts": {
                 "parameterContexts": [{"id": "c", "component": {"name": "flights"}}] if self.values else []
@@ -159,7 +167,15 @@ class Server:
         elif path.endswith("/import"):
             self.group = deployed()
             return {"id": "g"}
-        elif body.get("state") in ("RUNNING", "STOPPED"):
+        elif path.endswith("/empty-all-connections-requests"):
+            self.queued = 0
+            return {"dropRequest": {"id": "d", "finished": True}}
+        elif method == "DELETE" and path == "/process-groups/g":
+            assert not self.queued, "NiFi refuses to remove a group with queued FlowFiles"
+            self.group = None
+        elif method == "DELETE" and path == "/parameter-contexts/c":
+            self.values = {}
+        elif path.startswith("/flow/") and body.get("state") in ("RUNNING", "STOPPED"):
             self.state = body["state"]
         return {}
 
@@ -181,7 +197,7 @@ class Server:
                 self.values[value["name"]] = value
 
 
-def deploy(server, check=False, port="9443", secret="geheim", timeout=0.1):
+def deploy(server, check=False, port="9443", secret="geheim", timeout=0.1, state="present"):
     declared = [{"name": "port", "sensitive": False}, {"name": "key", "sensitive": True}]
     definition = {"flowContents": WANTED, "parameterContexts": {"flights": {"parameters": declared}}}
     params = {
@@ -189,6 +205,9 @@ def deploy(server, check=False, port="9443", secret="geheim", timeout=0.1):
         "parameters": {"port": port, "unused": "x"},
         "secrets": {"key": secret},
         "timeout": timeout,
+        "drain": 0,
+        "state": state,
+        "name": "flights",
     }
     server.calls.clear()
     deployment = nifi_flow.Deployment(SimpleNamespace(params=params, check_mode=check), server)
@@ -217,12 +236,47 @@ def test_a_change_by_hand_is_undone_with_the_flow_stopped():
     assert deploy(server, check=True).actions == ["upgrade the flow"]
     assert deploy(server).actions == ["upgrade the flow", "start the flow"]
     assert server.calls == [
+        "PUT /processors/q/run-status",
         "PUT /flow/process-groups/g",
         "PUT /flow/process-groups/g/controller-services",
         "REQUEST /process-groups/g/replace-requests",
         "PUT /flow/process-groups/g/controller-services",
         "PUT /flow/process-groups/g",
     ]
+
+
+def test_what_an_old_flow_left_queued_does_not_reach_the_new_one():
+    server = Server()
+    deploy(server)
+    server.group["processors"][0]["properties"]["Max Rows"] = "9"
+    server.queued = 3
+    assert deploy(server).actions == ["upgrade the flow", "drop 3 queued FlowFiles", "start the flow"]
+    drop = server.calls.index("POST /process-groups/g/empty-all-connections-requests")
+    assert drop < server.calls.index("REQUEST /process-groups/g/replace-requests")
+
+
+def test_a_removed_flow_takes_its_parameters_along():
+    server = Server()
+    deploy(server)
+    server.queued = 2
+    assert deploy(server, check=True, state="absent").actions == ["remove the flow", "remove its parameters"]
+    assert server.calls == []
+    assert deploy(server, state="absent").actions == [
+        "remove the flow",
+        "drop 2 queued FlowFiles",
+        "remove its parameters",
+    ]
+    assert server.group is None and not server.values
+    assert deploy(server, state="absent").actions == []
+
+
+def test_digests_tell_a_change_and_give_nothing_away():
+    server = Server()
+    first, again = deploy(server).digests(), deploy(server).digests()
+    assert first == again and set(first) == {"port", "key"}
+    assert "geheim" not in str(first) and "9443" not in first["port"]
+    other = deploy(server, port="9444", secret="another").digests()
+    assert other["port"] != first["port"] and other["key"] != first["key"]
 
 
 def test_a_rotated_secret_is_set_and_not_shown():

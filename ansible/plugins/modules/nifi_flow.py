@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -15,6 +16,8 @@ description:
   - Imports a flow definition, or upgrades the process group of its name in place, gives its parameter context values, enables its
     services and starts its processors.
   - What is deployed is compared component by component, so a change made by hand is found and undone.
+  - Before a flow is changed or removed its sources stop and what is under way may come to its end. What is still queued then is dropped,
+    since another flow could not finish it; a request without an end is repeated by whoever asked.
   - NiFi never shows a sensitive value; a salted mark in the parameter's description tells whether it is the wanted one.
   - The caller's own identity gets the policies that this needs.
 options:
@@ -22,13 +25,16 @@ options:
   ca_file: {description: CA to check the server by., type: path, required: true}
   client_cert: {description: The administrator's certificate (PEM)., type: path, required: true}
   client_key: {description: Its key (PEM)., type: path, required: true}
-  definition: {description: The flow definition., type: dict, required: true}
+  state: {description: Whether the flow is to be there., type: str, choices: [present, absent], default: present}
+  definition: {description: "The flow definition, for O(state=present).", type: dict}
+  name: {description: "Name of the flow, for O(state=absent).", type: str}
   parameters:
     description: Values of parameters by name. Those that the definition does not name are left aside.
     type: dict
     default: {}
   secrets: {description: The same for sensitive parameters., type: dict, default: {}}
   timeout: {description: Seconds that NiFi has for each step., type: int, default: 120}
+  drain: {description: Seconds that what is under way has to come to its end before a change., type: int, default: 30}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
@@ -51,6 +57,10 @@ RETURN = r"""
 name: {description: Name of the process group., returned: success, type: str}
 id: {description: Its identifier; absent in a check of a first import., returned: success, type: str}
 actions: {description: "What was (or would be) done, in order.", returned: success, type: list, elements: str}
+parameters:
+  description: A digest of each value by parameter; of a sensitive one its salted mark.
+  returned: when the flow is there
+  type: dict
 """
 
 # (action, resource) that deploying needs; {root} is the root process group.
@@ -77,13 +87,16 @@ class Deployment:
     def __init__(self, module, api):
         self.module, self.api = module, api
         self.check, self.timeout = module.check_mode, module.params["timeout"]
-        self.definition = module.params["definition"]
-        self.contents = self.definition["flowContents"]
-        self.name = self.contents["name"]
-        self.context_name = self.contents["parameterContextName"]
         self.actions, self.before, self.after = [], {}, {}
         self.root = api.get("/flow/process-groups/root")["processGroupFlow"]["id"]
         self.group = None
+        self.definition = module.params["definition"]
+        if module.params["state"] == "absent":
+            self.name = self.context_name = module.params["name"]
+            return
+        self.contents = self.definition["flowContents"]
+        self.name = self.contents["name"]
+        self.context_name = self.contents["parameterContextName"]
         self.values = self._values()
 
     def _values(self):
@@ -260,12 +273,46 @@ class Deployment:
                     raise
                 time.sleep(1)
 
+    def queued(self):
+        """How many FlowFiles wait in the group's connections."""
+        status = self.api.get(f"/flow/process-groups/{self.group}/status", recursive="true")["processGroupStatus"]
+        return status["aggregateSnapshot"]["flowFilesQueued"]
+
+    def drain(self):
+        """Stop what brings FlowFiles in and let those that are under way come to their end."""
+        connections = self.api.get(f"/process-groups/{self.group}/connections")["connections"]
+        fed = {connection["component"]["destination"]["id"] for connection in connections}
+        for part in self.processors():
+            if part["id"] not in fed and part["component"]["state"] == "RUNNING":
+                body = {"revision": part["revision"], "state": "STOPPED", "disconnectedNodeAcknowledged": False}
+                self.api.call("PUT", f"/processors/{part['id']}/run-status", body)
+        deadline = time.monotonic() + self.module.params["drain"]
+        while self.queued() and time.monotonic() < deadline:
+            time.sleep(1)
+
+    def drop(self):
+        """Empty the group's connections."""
+        if not (count := self.queued()):
+            return
+        self.actions.append(f"drop {count} queued FlowFiles")
+        path = f"/process-groups/{self.group}/empty-all-connections-requests"
+        answer = self.api.call("POST", path)["dropRequest"]
+        deadline = time.monotonic() + self.timeout
+        while not answer["finished"] and time.monotonic() < deadline:
+            time.sleep(0.3)
+            answer = self.api.get(f"{path}/{answer['id']}")["dropRequest"]
+        self.api.call("DELETE", f"{path}/{answer['id']}")
+        if answer.get("failureReason") or not answer["finished"]:
+            raise NifiError(f"flow '{self.name}': its queues cannot be emptied: {answer.get('failureReason')}")
+
     def stop(self):
-        """Stop the processors, then disable the services."""
+        """Let the flow run empty, stop the processors, then disable the services."""
+        self.drain()
         self._set(f"/flow/process-groups/{self.group}", "STOPPED")
         self._until("stopped", self.processors, _is_stopped)
         self._set(f"/flow/process-groups/{self.group}/controller-services", "DISABLED")
         self._until("disabled", self.services, lambda part: part["component"]["state"] == "DISABLED")
+        self.drop()
 
     def start(self):
         """Enable the services and start the processors, unless all run."""
@@ -287,9 +334,36 @@ class Deployment:
         self._set(f"/flow/process-groups/{self.group}", "RUNNING")
         self._until("running", self.processors, lambda part: part["component"]["state"] == "RUNNING")
 
+    def remove(self):
+        """Take the flow and its parameter context away."""
+        group = self.deployed()
+        if group and self.note("remove the flow", before={f"flow '{self.name}'": "present"}):
+            self.group = group["id"]
+            self.stop()
+            version = self.api.get(f"/process-groups/{self.group}")["revision"]["version"]
+            self.api.call("DELETE", f"/process-groups/{self.group}", version=version)
+        self.group = None
+        context = self.context()
+        if context and self.note("remove its parameters", before={f"parameter context '{self.name}'": "present"}):
+            self.api.call("DELETE", f"/parameter-contexts/{context['id']}", version=context["revision"]["version"])
+
+    def digests(self):
+        """{parameter: digest of its value} as deployed; of a sensitive one the mark, which gives nothing away."""
+        context = self.context()
+        entries = [entry["parameter"] for entry in context["component"]["parameters"]] if context else []
+        return {
+            entry["name"]: entry.get("description") or ""
+            if entry["sensitive"]
+            else hashlib.sha256(str(entry.get("value")).encode()).hexdigest()
+            for entry in entries
+        }
+
     def run(self):
         """Take (or foretell) every step that is needed."""
         self.policies()
+        if self.module.params["state"] == "absent":
+            self.remove()
+            return
         group = self.deployed()
         if group is None:
             self.parameters(
@@ -314,22 +388,28 @@ def main():
     module = AnsibleModule(
         argument_spec=CONNECTION
         | {
-            "definition": {"type": "dict", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "definition": {"type": "dict"},
+            "name": {"type": "str"},
             "parameters": {"type": "dict", "default": {}},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "timeout": {"type": "int", "default": 120},
+            "drain": {"type": "int", "default": 30},
         },
+        required_if=[("state", "present", ["definition"]), ("state", "absent", ["name"])],
         supports_check_mode=True,
     )
     try:
         deployment = Deployment(module, Api(module))
         deployment.run()
+        parameters = deployment.digests() if deployment.group else {}
     except NifiError as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=bool(deployment.actions),
         name=deployment.name,
         actions=deployment.actions,
+        parameters=parameters,
         diff={"before": text(deployment.before), "after": text(deployment.after)},
         **({"id": deployment.group} if deployment.group else {}),
     )

@@ -1,0 +1,181 @@
+"""A rollback against a real ledger: what is gathered, undone, taken down and noted, and that it can be interrupted anywhere."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from datetime import date
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+from warehouse_kit import flights
+
+from jobs.load import audit, ledger, migrate, publish, staging
+from jobs.rollback import releases, rollback
+
+ONE, TWO = "111111111111", "222222222222"
+JAN, FEB = date(2013, 1, 1), date(2013, 2, 1)
+
+
+def manifest(release, minute, migration, **changes):
+    moment = f"2026-01-01T00:{minute:02d}:00+00:00"
+    return {
+        **{
+            "format": 1,
+            "release": release,
+            "commit": release * 3,
+            "serial": 1,
+            "state": "good",
+            "because": None,
+            "reason": None,
+        },
+        **{
+            "environment": "local",
+            "deployed_at": moment,
+            "since": {"time": moment, "restore_point": {}},
+            "artifacts": {},
+        },
+        **{"flows": {}, "jobs": release, "migration": migration, "terraform": None, "bundle_version": release},
+        "owned": {"dags": [], "flows": [], "units": [], "files": []},
+    } | changes
+
+
+def run_of(warehouse, release, run_id, delay):
+    """A published run of January by a release."""
+    run = dataclasses.replace(warehouse.run(run_id, "2013-01-01", "2013-02-01"), release=release)
+    warehouse.prepare(run, flights(JAN, FEB, delay))
+    staging.load(warehouse.conn, warehouse.lake, warehouse.declaration, run, run.attempt)
+    audit.check(warehouse.conn, warehouse.declaration, run)
+    publish.publish(warehouse.conn, warehouse.declaration, run)
+    ledger.finish_run(warehouse.conn, run, "published")
+    return run
+
+
+def facts(warehouse):
+    return warehouse.rows("select flight_id, dep_delay_minutes from dwh.fact_flight order by 1")
+
+
+@pytest.fixture
+def level(warehouse):
+    return warehouse.rows("select max(level) from etl.migration")[0][0]
+
+
+@pytest.fixture
+def kept(level):
+    manifests = [manifest(ONE, 1, level), manifest(TWO, 2, level)]
+    return SimpleNamespace(manifests=lambda: manifests, bucket="releases")
+
+
+@pytest.fixture
+def owner(warehouse):
+    with warehouse.connect("etl_owner", autocommit=False) as conn:
+        yield conn
+
+
+def ask(owner, kept, directory, monkeypatch, data="restore", to=ONE, abandon=False):
+    monkeypatch.setattr(releases, "store", lambda: kept)
+    arguments = argparse.Namespace(to=to, data=data, force=False, abandon=abandon)
+    return rollback.planned(owner, directory, arguments, {"current": TWO, "environment": "local", "commits": [ONE * 3]})
+
+
+def test_the_newer_runs_are_swapped_back_and_nothing_else(warehouse, owner, kept, tmp_path, monkeypatch):
+    run_of(warehouse, ONE, "r1", 5)
+    before = facts(warehouse)
+    run_of(warehouse, TWO, "r2", 99)
+    plan = ask(owner, kept, tmp_path, monkeypatch)
+    assert plan["refused"] == [] and (plan["method"], plan["runs"]) == ("undo", ["r2"])
+    assert plan["lost"]["rows"] == len(before)
+    assert facts(warehouse) != before, "a plan changes nothing"
+    rollback.started(owner, tmp_path, plan, "late by 99 minutes")
+    journal = rollback.Journal.open(tmp_path)
+    notes = rollback.undo_runs(owner, journal)
+    assert facts(warehouse) == before
+    assert notes["swapped"] == {"fact_flight_201301": 1}
+    assert rollback.undo_runs(owner, journal) == {"undone": ["r2"]}, "killed before it was noted, it is done again"
+    assert facts(warehouse) == before
+
+
+def test_keeping_data_leaves_the_newer_runs(warehouse, owner, kept, tmp_path, monkeypatch):
+    run_of(warehouse, TWO, "r2", 99)
+    plan = ask(owner, kept, tmp_path, monkeypatch, data="keep")
+    assert plan["method"] is None and plan["kept"] == {"runs": 1, "rows": 62} and not any(plan["lost"].values())
+
+
+def test_the_schema_goes_down_to_the_targets_level(warehouse, owner, kept, level, tmp_path, monkeypatch):
+    directory = tmp_path / "migrations"
+    directory.mkdir()
+    for path in migrate.DIRECTORY.glob("*.sql"):
+        (directory / path.name).write_text(path.read_text())
+    (directory / f"{level + 1:04d}_probe.up.sql").write_text("create table dwh.probe (i integer);")
+    (directory / f"{level + 1:04d}_probe.down.sql").write_text("-- loses: dwh.probe\ndrop table dwh.probe;")
+    migrate.up(owner, directory=directory)
+    owner.autocommit = False
+    plan = ask(owner, kept, tmp_path, monkeypatch, data="keep")
+    assert {"layer": "schema", "what": f"level {level + 1} → {level} (takes back {level + 1:04d}_probe)"} in plan[
+        "layers"
+    ]
+    rollback.started(owner, tmp_path, plan, "x")
+    owner.execute("insert into dwh.probe values (1)")
+    owner.commit()
+    refused = ask(owner, kept, tmp_path / "other", monkeypatch, data="keep")["refused"]
+    assert refused == [
+        f"the schema cannot go down: taking {level + 1:04d}_probe back would lose 1 rows of dwh.probe;"
+        " -e data=restore can take the data back too"
+    ]
+    owner.execute("delete from dwh.probe")
+    owner.commit()
+    assert rollback.schema(owner, rollback.Journal.open(tmp_path))["schema"]["level_after"] == level
+    assert warehouse.rows("select to_regclass('dwh.probe')") == [(None,)]
+
+
+def test_a_rollback_under_way_is_gone_on_with(warehouse, owner, kept, tmp_path, monkeypatch):
+    run_of(warehouse, ONE, "r1", 5)
+    run_of(warehouse, TWO, "r2", 99)
+    plan = ask(owner, kept, tmp_path, monkeypatch)
+    first = rollback.started(owner, tmp_path, plan, "x")
+    rollback.Journal.open(tmp_path).done("hold", paused=["etl_pipeline"])
+    rollback.undo_runs(owner, rollback.Journal.open(tmp_path))  # killed here: done, and not noted
+    again = ask(owner, kept, tmp_path, monkeypatch)
+    assert again["runs"] == ["r2"], "the plan is the one it began with, though nothing is left to undo"
+    assert "goes on after: hold" in again["text"]
+    resumed = rollback.started(owner, tmp_path, again, "x")
+    assert resumed["id"] == first["id"] and resumed["left"] == list(rollback.STEPS[1:])
+    with pytest.raises(rollback.RollbackError, match="has not come to its end"):
+        ask(owner, kept, tmp_path, monkeypatch, data="keep")
+    other = rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch, data="keep", abandon=True), "y")
+    assert other["id"] and rollback.Journal.open(tmp_path).content["notes"] == {"paused": ["etl_pipeline"]}
+
+
+def test_the_ledger_shows_manifests_and_rollbacks(warehouse, owner, kept, tmp_path, monkeypatch):
+    releases.enter(owner, kept.manifests())
+    bad = manifest(TWO, 2, 3, serial=2, state="bad", because="rollback", reason="lost rows")
+    releases.enter(owner, [bad])
+    assert warehouse.rows("select release, serial, state, reason from etl.release order by 1") == [
+        (ONE, 1, "good", None),
+        (TWO, 2, "bad", "lost rows"),
+    ]
+    rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch, data="keep"), "lost rows")
+    journal = rollback.Journal.open(tmp_path)
+    for step in rollback.STEPS:
+        journal.done(step)
+    rollback.enter(owner, journal)
+    (row,) = warehouse.rows("select from_release, to_release, state, reason, steps from etl.rollback", user="etl_read")
+    assert row[:4] == (TWO, ONE, "done", "lost rows") and list(row[4]) and set(row[4]) == set(rollback.STEPS)
+
+
+def test_code_that_was_taken_back_does_not_run_again(warehouse, owner):
+    run = dataclasses.replace(warehouse.run("r2", "2013-01-01", "2013-02-01"), release=TWO)
+    ledger.start_run(warehouse.conn, run)
+    failed = manifest(TWO, 2, 3, state="bad", because="deployment", reason="no NiFi")
+    releases.enter(owner, [failed])
+    ledger.start_run(warehouse.conn, run)
+    releases.enter(owner, [failed | {"serial": 2, "because": "rollback", "reason": "lost rows"}])
+    with pytest.raises(ledger.ReleaseTakenBack, match="lost rows.*start a new run over 2013-01-01"):
+        ledger.start_run(warehouse.conn, run)
+    warehouse.conn.rollback()
+
+
+def test_readers_cannot_write_rollbacks(warehouse):
+    with warehouse.connect("etl_read") as conn, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        conn.execute("delete from etl.rollback")

@@ -48,8 +48,9 @@ class Play:
 class Deployed:
     """The platform of one inventory (ETL_INVENTORY, default: the lab)."""
 
-    def __init__(self):
-        self.environment = Environment(os.environ.get("ETL_INVENTORY", ROOT / "inventories/local/hosts.yml"))
+    def __init__(self, inventory: Path | None = None):
+        default = os.environ.get("ETL_INVENTORY", ROOT / "inventories/local/hosts.yml")
+        self.environment = Environment(inventory or default)
 
     @property
     def hosts(self) -> list[str]:

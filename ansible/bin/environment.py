@@ -140,6 +140,13 @@ def credentials(environment: Environment, _: list[str]) -> None:
     ]
     for what, where, user, password in rows:
         print(f"{what:22} {environment.value(where):42} {user:10} {environment.value(password)}")
+    for what, port, user, password in (
+        ("Grafana", 3000, "admin", "grafana_admin_password"),
+        ("Kibana", 5601, "etl-reader", "elasticsearch_reader_password"),
+    ):
+        for host in environment.hosts(what.lower()) if what.lower() in environment.groups else []:
+            url = f"https://{host}.{environment.value('platform_domain')}:{port}"
+            print(f"{what:22} {url:42} {user:10} {environment.value(password)}")
     nifi = f"https://{environment.value('platform_nifi_host')}:{environment.value('platform_nifi_port')}"
     print(f"{'NiFi':22} {nifi:42} certificate /etc/nifi/admin/nifi-admin.{{crt,key}} on that host")
     print(f"\nThe vault: ansible-vault view {environment.inventory.parent}/group_vars/all/vault.yml")

@@ -122,6 +122,8 @@ class Grafana:
             name, query = variable["name"], variable["query"]
             if name in chosen:
                 found = [chosen[name]]
+            elif variable["type"] == "custom":
+                found = query.split(",")
             elif variable["datasource"]["uid"] == "prometheus":
                 series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query["query"]).groups()
                 found = self.prometheus.get(
@@ -167,14 +169,15 @@ class Grafana:
             return [hit["_source"]["message"] for hit in hits]
         inner = asked
         for bucket in target["bucketAggs"]:
-            settings = bucket["settings"]
+            settings, made = bucket["settings"], {"field": bucket["field"]}
             if bucket["type"] == "terms":
-                made = {"field": bucket["field"], "size": int(settings["size"]), "order": {"_count": settings["order"]}}
+                made |= {"size": int(settings["size"]), "order": {settings["orderBy"]: settings["order"]}}
             else:
-                made = {"field": bucket["field"], "fixed_interval": f"{view.step}s", "format": "epoch_millis"}
-                made |= {"min_doc_count": int(settings["min_doc_count"])}
+                made |= {"fixed_interval": f"{view.step}s", "min_doc_count": int(settings["min_doc_count"])}
+                made |= {"extended_bounds": {"min": times["gte"], "max": times["lte"]}, "format": "epoch_millis"}
             inner["aggs"] = {bucket["id"]: {bucket["type"]: made}}
             inner = inner["aggs"][bucket["id"]]
-        terms, series = (bucket["id"] for bucket in target["bucketAggs"])
-        answer = self.elasticsearch.post("/etl-logs-*/_search", asked)["aggregations"]
-        return [point["doc_count"] for term in answer[terms]["buckets"] for point in term[series]["buckets"]]
+        found = [self.elasticsearch.post("/etl-logs-*/_search", asked)["aggregations"]]
+        for bucket in target["bucketAggs"]:
+            found = [each for outer in found for each in outer[bucket["id"]]["buckets"]]
+        return [each["doc_count"] for each in found]

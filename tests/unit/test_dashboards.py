@@ -16,7 +16,12 @@ from tests.grafana import DASHBOARDS, View, load, panels, variables
 
 UIDS = {load(path)["uid"] for path in DASHBOARDS}
 SOURCES = {"prometheus", "elasticsearch", "warehouse"}
-VARIABLES = {"host": ["lake1", "ingest1"], "pipeline": "flights", "run": "manual__2013-01-01"}
+VARIABLES = {
+    "level": ["error", "info"],
+    "host": ["lake1", "ingest1"],
+    "pipeline": "flights",
+    "run": "manual__2013-01-01",
+}
 
 plugins.register_default_plugins()
 

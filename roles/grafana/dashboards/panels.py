@@ -97,14 +97,14 @@ def log_lines(query: str, limit: int = 500) -> Query:
     return Query(ELASTICSEARCH, _elasticsearch(query).metrics([lines]).bucket_aggs([]))
 
 
-def log_counts(query: str, by: str) -> Query:
-    """How many log lines match a Lucene query, over time and by a field."""
+def log_counts(query: str, by: str = "") -> Query:
+    """How many log lines match a Lucene query, over time and by a field; without one there is a 0 where none does."""
     terms = elasticsearch.ElasticsearchTermsSettings().size("10").order_by("_count").min_doc_count("1")
     times = elasticsearch.ElasticsearchDateHistogramSettings().interval("auto").min_doc_count("0")
-    buckets = [
-        elasticsearch.Terms().id("2").field(by).settings(terms.order(elasticsearch_models.TermsOrder.DESC)),
-        elasticsearch.DateHistogram().id("3").field("@timestamp").settings(times),
-    ]
+    buckets = [elasticsearch.DateHistogram().id("3").field("@timestamp").settings(times)]
+    if by:
+        settings = terms.order(elasticsearch_models.TermsOrder.DESC)
+        buckets.insert(0, elasticsearch.Terms().id("2").field(by).settings(settings))
     return Query(ELASTICSEARCH, _elasticsearch(query).metrics([elasticsearch.Count().id("1")]).bucket_aggs(buckets))
 
 
@@ -275,6 +275,12 @@ def choice(name: str, label: str, source: DataSourceRef, query: str, *, several:
     builder = dashboard.QueryVariable(name).label(label).datasource(source).query(asked).multi(several)
     builder = builder.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.DISABLED).include_all(several)
     return builder.current(VariableOption(selected=True, text=["All"], value=["$__all"])) if several else builder
+
+
+def listed(name: str, label: str, values: Sequence[str]):
+    """A variable of these values, any number of them, all at first."""
+    builder = dashboard.CustomVariable(name).label(label).values(",".join(values)).multi(True).include_all(True)
+    return builder.current(VariableOption(selected=True, text=["All"], value=["$__all"]))
 
 
 def board(uid: str, title: str, description: str, *, since: str = "now-24h") -> dashboard.Dashboard:

@@ -11,6 +11,7 @@ from roles.grafana.dashboards.panels import (
     curve,
     graded,
     lines,
+    listed,
     log_counts,
     log_lines,
     metric,
@@ -22,6 +23,7 @@ from roles.grafana.dashboards.panels import (
 )
 
 HOST = 'host=~"$host"'
+LEVELS = ("critical", "error", "warning", "notice", "info", "debug")
 FREE = [(None, "red"), (0.1, "orange"), (0.2, "green")]
 
 
@@ -29,6 +31,7 @@ def build():
     """The dashboard."""
     made = board("etl-platform", "Platform", "Hosts, services, certificates, disks and what services complained about.")
     made = made.with_variable(choice("host", "Host", PROMETHEUS, "label_values(up, host)", several=True))
+    made = made.with_variable(listed("level", "Log level", LEVELS))
 
     for panel in (
         number(
@@ -175,7 +178,6 @@ def build():
             log_counts("host:$host", "level"),
             bars=True,
             stacked=True,
-            width=12,
         ),
         curve(
             "Log lines by service",
@@ -183,12 +185,18 @@ def build():
             log_counts("host:$host", "unit"),
             bars=True,
             stacked=True,
-            width=12,
+        ),
+        curve(
+            "Warnings and errors",
+            "Lines with which the chosen hosts complained.",
+            log_counts("host:$host AND level:(warning OR error OR critical)"),
+            bars=True,
+            width=8,
         ),
         lines(
-            "Warnings and errors",
-            "What services complained about, the newest first.",
-            log_lines("host:$host AND level:(warning OR error OR critical)"),
+            "Log lines",
+            "What the services of the chosen hosts said at the chosen levels, the newest first.",
+            log_lines("host:$host AND level:$level"),
         ),
     ):
         made = made.with_panel(panel)

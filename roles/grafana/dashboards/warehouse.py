@@ -45,10 +45,12 @@ def build():
         ),
         number(
             "Connections used",
-            "Of those that the fullest cluster allows.",
-            metric(
-                "max(sum by (job) (pg_stat_activity_count) / on (job) max by (job) (pg_settings_max_connections))",
-                now=True,
+            "Of those that the warehouse allows.",
+            sql(
+                """
+                select count(*)::float8 / current_setting('max_connections')::int as used
+                from pg_catalog.pg_stat_activity where backend_type = 'client backend'
+                """
             ),
             unit="percentunit",
             steps=[(None, "green"), (0.7, "orange"), (0.9, "red")],

@@ -129,6 +129,22 @@ def build():
             height=10,
         ),
         rows(
+            "Balance",
+            "Every row that a source counted is published, in quarantine or superseded by a later one.",
+            sql(
+                f"""
+                select dataset, source, extracted, published, quarantined, superseded, released, difference,
+                case when balanced then 'balanced' when balanced is null then 'not known' else 'off' end as balance
+                from etl.v_balance where {RUN} order by dataset, source
+                """
+            ),
+            {
+                "balance": colored({"balanced": "green", "not known": "text", "off": "red"}),
+                "difference": graded([(None, "red"), (0, "green"), (1, "red")]),
+            },
+            width=24,
+        ),
+        rows(
             "Audits",
             "What was checked in the staged rows before anybody saw them.",
             sql(

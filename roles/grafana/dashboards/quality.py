@@ -45,9 +45,12 @@ def build():
             steps=GOOD_IS_ZERO,
         ),
         number(
-            "Audits made, last runs",
-            "Of the last run of every pipeline.",
-            metric('sum(etl_run_audits{pipeline=~"$pipeline"})', now=True),
+            "Out of balance",
+            "Sources of published runs whose rows are not all published, quarantined or superseded.",
+            sql(
+                f"select count(*) filter (where not b.balanced) as sources from etl.v_balance as b inner join etl.run as r on r.run_id = b.run_id where {SEEN} and r.state = 'published'"
+            ),
+            steps=GOOD_IS_ZERO,
         ),
         number(
             "Audits passed",
@@ -108,6 +111,24 @@ def build():
             },
             width=12,
             height=14,
+        ),
+        rows(
+            "Balance",
+            "Every row that a source counted is published, in quarantine or superseded by a later one; the difference is what is not accounted for.",
+            sql(
+                f"""
+                select r.started_at, r.run_id, r.pipeline, b.dataset, b.source, b.extracted, b.published, b.quarantined, b.superseded, b.released, b.difference,
+                case when b.balanced then 'balanced' when b.balanced is null then 'not known' else 'off' end as balance
+                from etl.v_balance as b inner join etl.run as r on r.run_id = b.run_id where {SEEN} order by b.balanced, r.started_at desc, b.dataset limit 200
+                """
+            ),
+            {
+                "run_id": RUN_LINK,
+                "started_at": unit("dateTimeAsLocal"),
+                "balance": colored({"balanced": "green", "not known": "text", "off": "red"}),
+                "difference": graded([(None, "red"), (0, "green"), (1, "red")]),
+            },
+            height=10,
         ),
         curve(
             "Share of rows rejected",

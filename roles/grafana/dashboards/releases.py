@@ -3,7 +3,6 @@
 from roles.grafana.dashboards.panels import (
     GOOD_IS_ZERO,
     RUN_LINK,
-    RUN_STATES,
     board,
     colored,
     curve,
@@ -35,7 +34,6 @@ def build():
             "Newest release",
             "The one deployed last.",
             sql("select release from etl.release order by created_at desc limit 1"),
-            width=8,
         ),
         word(
             "Its state",
@@ -59,6 +57,12 @@ def build():
             "Publications taken back",
             "In the dashboard's time.",
             sql("select count(*) filter (where $__timeFilter(undone_at)) as undone from etl.publication"),
+            steps=[(None, "green"), (1, "orange")],
+        ),
+        number(
+            "Stale intervals",
+            "Published rows that were made from rows taken back since: run the pipeline over the interval.",
+            sql("select count(*) as stale from etl.v_stale"),
             steps=[(None, "green"), (1, "orange")],
         ),
         rows(
@@ -133,18 +137,25 @@ def build():
             height=10,
         ),
         rows(
-            "Runs that failed or were undone",
-            "With the reason; one empty row says that there was none.",
+            "Taken back",
+            "Rollbacks of a release, undone runs and restores of the warehouse, the newest first; one row of `none` says that there was none.",
             sql(
                 """
-                select r.started_at, r.run_id, r.pipeline, coalesce(r.state, 'none') as state, r.release, r.error from (select 1) as always
-                left join etl.run as r on r.state in ('failed', 'undone') and $__timeFilter(r.started_at) order by r.started_at desc limit 50
+                select b.at, coalesce(b.kind, 'none') as kind, b.what, b.state, b.seconds, b.reason from (select 1) as always
+                left join (
+                select started_at as at, 'rollback' as kind, from_release || ' → ' || to_release || ' (data: ' || data || ')' as what, state,
+                extract(epoch from finished_at - started_at) as seconds, reason from etl.rollback
+                union all
+                select undone_at, 'undo', array_to_string(run_ids, ', '), 'done', null, reason from etl.undo
+                union all
+                select started_at, 'restore', cluster || ' to ' || target, 'done', extract(epoch from finished_at - started_at), backup from etl.restore
+                ) as b on $__timeFilter(b.at) order by b.at desc limit 50
                 """
             ),
             {
-                "run_id": RUN_LINK,
-                "state": colored(RUN_STATES | {"none": "green"}),
-                "started_at": unit("dateTimeAsLocal"),
+                "at": unit("dateTimeAsLocal"),
+                "kind": colored({"rollback": "orange", "undo": "orange", "restore": "red", "none": "green"}),
+                "seconds": unit("s"),
             },
             width=16,
         ),

@@ -136,28 +136,45 @@ class Grafana:
             view = View(view.since, view.until, view.variables | {name: value})
         return view
 
-    def values(self, target: dict, view: View) -> list:
-        """What a target shows: numbers and texts, without nulls. Raises what the data source refuses."""
-        found = self.sources[target["datasource"]["uid"]](target, view)
-        return [value for value in found if value is not None and value != "" and value == value]
+    def rows(self, target: dict, view: View) -> list[dict]:
+        """What a target returns: `labels` (dict) with `value`, and `time` (seconds) where it is a series; or the columns of a table.
 
-    def _prometheus(self, target: dict, view: View) -> list:
+        Raises what the data source refuses.
+        """
+        return self.sources[target["datasource"]["uid"]](target, view)
+
+    def values(self, target: dict, view: View) -> list:
+        """What of it a panel shows: numbers and texts, without nulls."""
+        shown = [
+            value for row in self.rows(target, view) for name, value in row.items() if name not in ("time", "labels")
+        ]
+        return [value for value in shown if value is not None and value != "" and value == value]
+
+    def _prometheus(self, target: dict, view: View) -> list[dict]:
         query = view.put_in(target["expr"], "prometheus")
         if target.get("instant"):
             result = self.prometheus.get("/api/v1/query", query=query, time=view.until.timestamp())["data"]["result"]
-            return [float(each["value"][1]) for each in result]
+            return [{"labels": each["metric"], "value": float(each["value"][1])} for each in result]
         times = {"start": view.since.timestamp(), "end": view.until.timestamp(), "step": view.step}
         result = self.prometheus.get("/api/v1/query_range", query=query, **times)["data"]["result"]
-        return [float(value) for each in result for _, value in each["values"]]
+        return [
+            {"labels": each["metric"], "time": moment, "value": float(value)}
+            for each in result
+            for moment, value in each["values"]
+        ]
 
-    def _warehouse(self, target: dict, view: View) -> list:
+    def _warehouse(self, target: dict, view: View) -> list[dict]:
         rows = self.warehouse.rows(view.sql(target["rawSql"]))
-        if target["format"] == "time_series":
-            assert all("time" in row for row in rows), "a series without its column time"
-            rows = [{name: value for name, value in row.items() if name not in ("time", "metric")} for row in rows]
-        return [float(value) if hasattr(value, "__float__") else value for row in rows for value in row.values()]
+        if target["format"] != "time_series":
+            return rows
+        return [
+            {"labels": {"name": row.get("metric", name)}, "time": row["time"].timestamp(), "value": float(value)}
+            for row in rows
+            for name, value in row.items()
+            if name not in ("time", "metric") and value is not None
+        ]
 
-    def _elasticsearch(self, target: dict, view: View) -> list:
+    def _elasticsearch(self, target: dict, view: View) -> list[dict]:
         times = {name: int(moment.timestamp() * 1000) for name, moment in (("gte", view.since), ("lte", view.until))}
         span = {"range": {target["timeField"]: times | {"format": "epoch_millis"}}}
         text = {"query_string": {"analyze_wildcard": True, "query": view.put_in(target["query"], "elasticsearch")}}
@@ -165,8 +182,7 @@ class Grafana:
         (shown,) = target["metrics"]
         if shown["type"] == "logs":
             asked |= {"size": int(shown["settings"]["limit"]), "sort": [{target["timeField"]: "desc"}]}
-            hits = self.elasticsearch.post("/etl-logs-*/_search", asked)["hits"]["hits"]
-            return [hit["_source"]["message"] for hit in hits]
+            return [hit["_source"] for hit in self.elasticsearch.post("/etl-logs-*/_search", asked)["hits"]["hits"]]
         inner = asked
         for bucket in target["bucketAggs"]:
             settings, made = bucket["settings"], {"field": bucket["field"]}
@@ -177,7 +193,11 @@ class Grafana:
                 made |= {"extended_bounds": {"min": times["gte"], "max": times["lte"]}, "format": "epoch_millis"}
             inner["aggs"] = {bucket["id"]: {bucket["type"]: made}}
             inner = inner["aggs"][bucket["id"]]
-        found = [self.elasticsearch.post("/etl-logs-*/_search", asked)["aggregations"]]
+        found = [({"name": "lines"}, self.elasticsearch.post("/etl-logs-*/_search", asked)["aggregations"])]
         for bucket in target["bucketAggs"]:
-            found = [each for outer in found for each in outer[bucket["id"]]["buckets"]]
-        return [each["doc_count"] for each in found]
+            found = [
+                ({"name": each["key"]} if bucket["type"] == "terms" else labels, each)
+                for labels, outer in found
+                for each in outer[bucket["id"]]["buckets"]
+            ]
+        return [{"labels": labels, "time": each["key"] / 1000, "value": each["doc_count"]} for labels, each in found]

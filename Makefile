@@ -16,7 +16,7 @@ timed     = @.ci/timed $@
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-system test-terraform test test-all bench psql credentials ssh lock dashboards clean
+.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-system test-terraform test test-all bench psql credentials ssh lock dashboards pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2 }' Makefile
@@ -100,6 +100,9 @@ lock: setup ## recompile every Python lock file
 
 dashboards: $(STAMP) ## regenerate Grafana's dashboards
 	@$(BIN)/python -m roles.grafana.dashboards
+
+pictures: $(STAMP) ## draw the dashboards into docs/pictures from what their queries return on ENV
+	@PYTHONPATH=ansible/bin ETL_INVENTORY=$(INVENTORY) $(BIN)/python -m tests.pictures
 
 clean: ## remove the virtual environment and the checkout's caches
 	rm -rf .venv .cache .ansible .pytest_cache .ruff_cache

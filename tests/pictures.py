@@ -1,6 +1,6 @@
 """Pictures of the dashboards for the documentation, drawn from what their queries return on a deployed platform.
 
-    PYTHONPATH=ansible/bin python -m tests.pictures [DASHBOARD...]      writes docs/pictures/<dashboard>.svg
+    make pictures      writes docs/pictures/<dashboard>.svg
 
 Not screenshots: Grafana draws finer. Positions, titles, units, thresholds, mappings and data are the dashboards' own.
 """

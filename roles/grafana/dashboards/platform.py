@@ -156,6 +156,27 @@ def build():
             unit="s",
             steps=[(None, "green"), (60, "red")],
         ),
+        curve(
+            "NiFi",
+            "Flow files that wait in queues, and threads at work.",
+            metric('sum(nifi_amount_items_queued{component_type="RootProcessGroup"})', "queued"),
+            metric('sum(nifi_amount_threads_active{component_type="RootProcessGroup"})', "threads"),
+        ),
+        curve(
+            "Spark",
+            "Cores at work and free, and applications that wait for some.",
+            metric("sum(metrics_worker_coresUsed_Value)", "cores used"),
+            metric("sum(metrics_worker_coresFree_Value)", "cores free"),
+            metric("sum(metrics_master_waitingApps_Value)", "applications waiting"),
+        ),
+        curve(
+            "Airflow tasks",
+            "Task instances that are not done, by state.",
+            metric(
+                'sum by (state) (airflow_tasks_total) or label_replace(vector(0), "state", "none", "", "")', "{{state}}"
+            ),
+            stacked=True,
+        ),
         rows(
             "Certificates",
             "What is left of each certificate that a probed port shows.",

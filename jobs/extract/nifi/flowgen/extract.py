@@ -30,7 +30,7 @@ from jobs.extract.nifi.flowgen.model import (
 P = "org.apache.nifi.processors.standard."
 RUN_ID = "[A-Za-z0-9_.-]{1,250}"
 ATTEMPT = "[1-9][0-9]{0,3}"
-DAY = "20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+DAY = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
 TIME = f"{DAY} ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 FORMAT = "yyyy-MM-dd HH:mm:ss"
 PREFIX = "${source}/${dataset}/dt=${dt}/run_id=${run_id}/attempt=${attempt}"

@@ -116,7 +116,7 @@ def undo() -> dict[str, Any]:
     schedule=None,
     catchup=False,
     is_paused_upon_creation=False,
-    max_active_runs=1,
+    max_active_runs=16,  # one that waits for approval keeps no other from being planned
     dagrun_timeout=timedelta(hours=14),
     params={
         "runs": Param([], type=["null", "array"], items={"type": "string"}, description="Ids of runs, one a line"),

@@ -39,7 +39,7 @@ def dag(module):
 
 def test_it_is_named_owned_documented_and_bounded(dag):
     assert dag.dag_id == "rollback_dag" and len(dag.doc_md) > 300
-    assert dag.schedule is None and dag.catchup is False and dag.max_active_runs == 1
+    assert dag.schedule is None and dag.catchup is False and dag.max_active_runs > 1, "a waiting one blocks none"
     assert dag.owner_links == {"data-engineering": "mailto:data-engineering@etl.internal"}
     for task in dag.tasks:
         assert task.owner == "data-engineering" and task.doc_md, task.task_id

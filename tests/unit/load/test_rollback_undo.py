@@ -1,8 +1,10 @@
 """Plans and executions of an undo on a real server: what is named, what is refused, what readers see afterwards."""
 
 import json
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date, datetime
 
 import pytest
@@ -190,6 +192,42 @@ def test_the_text_for_people(warehouse):
     text = undo.text(undo.plan(warehouse.conn, Selection(("r1",)), cascade=True).as_dict())
     assert "Takes back 2 run(s)" in text and "| r2 |" in text and "nothing" in text
     assert "**Refused**: run r1" in undo.text(undo.plan(warehouse.conn, Selection(("r1",))).as_dict())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_undos_equal_the_runs_that_are_left(warehouse, seed):
+    """Runs over random days of a quarter, some taken back with what stands on them: as if only the others had ever been."""
+    generator = random.Random(seed)
+    kept = {name: replace(table, history=99) for name, table in warehouse.declaration.publish.items()}
+    warehouse.declaration = replace(warehouse.declaration, publish=kept)
+    days = [date.fromordinal(JAN.toordinal() + offset) for offset in range(90)]
+
+    def publish(number, start, end):
+        plane = [{"tailnum": "N1", "year": 2000 + number, "known": True}]
+        go(
+            warehouse,
+            warehouse.run(f"r{number}", str(start), str(end)),
+            flights(start, end, delay=number),
+            {"dim_plane": plane},
+        )
+        return start, end
+
+    left = {0: publish(0, days[0], days[-1])}
+    for number in range(1, 10):
+        left[number] = publish(number, *sorted(generator.sample(days, 2)))
+        if generator.random() < 0.5:
+            chosen = generator.choice([run for run in left if run])
+            done = undo.execute(warehouse.conn, Selection((f"r{chosen}",)), cascade=True, by="me")
+            gone = {int(run["run_id"][1:]) for run in done["runs"]}
+            assert chosen in gone and 0 not in gone
+            left = {run: days for run, days in left.items() if run not in gone}
+        expected = {}
+        for run, (start, end) in left.items():
+            expected |= {day: run for day in days if start <= day < end}
+        assert dict(warehouse.rows("select distinct flight_date, dep_delay_minutes from dwh.fact_flight")) == expected
+        delays = warehouse.rows("select flight_date, mean_dep_delay_minutes from dwh.agg_delay_day")
+        assert {day: int(delay) for day, delay in delays} == expected
+        assert warehouse.rows("select year from dwh.dim_plane where tailnum = 'N1'") == [(2000 + max(left),)]
 
 
 @pytest.mark.parametrize(

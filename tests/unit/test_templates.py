@@ -56,6 +56,23 @@ LOOPS = {
 REGISTERED = {
     "postgresql_settings": {"archive_mode": "on", "archive_command": "push --stanza={cluster} %p"},
     "prometheus_server": {"unit": "prometheus", "dir": "/etc/prometheus"},
+    "pgbackrest_cluster": "dwh",
+    "pgbackrest_to": "2026-01-01T00:00:00Z",
+    "pgbackrest_republish": True,
+    "pgbackrest_leave_out": ["bad"],
+    "__pgbackrest_unfinished": {},
+    "__pgbackrest_plan": {
+        "plan": {
+            "backup": {"label": "F1", "type": "full", "stop": "2025-12-31 01:30:00+00:00", "size": 2**30},
+            "wal": {"start": "000000010000000000000002"},
+            "moment": "2026-01-01 00:00:00+00:00",
+            "timeline": 1,
+        },
+        "minutes": 5.5,
+        "lost": [{"run_id": "r1", "release": "1", "rows": 12345, "published_at": "2026-01-01 00:01:00"}],
+    },
+    "__pgbackrest_restore": {"done": {"restored": {"restore_seconds": 1.5, "replay_seconds": 2.5, "timeline": 2}}},
+    "__pgbackrest_republished": {"publish": [{"run_id": "r1"}], "leave_out": [{"run_id": "bad"}]},
     "__sources_export": {
         "directory": "/nowhere",
         "files": {"flights.csv.gz": {"sha256": "0f", "rows": 1}, "planes.csv": {"sha256": "1f", "rows": 1}},

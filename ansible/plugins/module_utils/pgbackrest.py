@@ -160,7 +160,8 @@ def plan(stanza: dict, target: Target, line: dict[int, float], now: float, writt
         lsn = points[target.value]["lsn"] if target.kind == "name" else target.value
         moment = points[target.value]["time"].replace("T", " ") if target.kind == "name" else ""
         end = position(written) if written else max(map(end_of, ends), default=0)
-        if position(lsn) > end:
+        # A restore point is archived when it is noted, and of a timeline that was left nobody knows how far it went.
+        if target.kind == "lsn" and max(line) == newest_timeline(stanza) and position(lsn) > end:
             raise Refused(f"the log of {stanza['name']} ends before {lsn}")
         backups = [backup for backup in backups if position(backup["lsn"]["stop"]) <= position(lsn)]
         options = [f"--type={target.kind}", f"--target={target.value}"]

@@ -137,7 +137,7 @@ def test_dev_is_the_lab(tree):
     assert found["all"] == set(lab["all"]["hosts"])
     assert {name: hosts for name, hosts in found.items() if hosts} == {
         name: hosts for name, hosts in cloud_plan.groups_of(lab).items() if hosts
-    } | {"postgres_exporter": found["postgresql"]}
+    } | {name: found["postgresql"] for name in ("pgbackrest", "postgres_exporter")}
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

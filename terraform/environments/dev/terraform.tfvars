@@ -33,7 +33,7 @@ nodes = {
   warehouse = {
     count          = 1
     flavor         = "m1.medium"
-    roles          = ["postgresql", "postgres_exporter"]
+    roles          = ["postgresql", "pgbackrest", "postgres_exporter"]
     public_address = true
     volumes        = { data = { size = 20, mount = "/var/lib/postgresql", protected = false } }
   }

@@ -42,7 +42,7 @@ nodes = {
   warehouse = {
     count   = 1
     flavor  = "m1.xlarge"
-    roles   = ["postgresql", "postgres_exporter"]
+    roles   = ["postgresql", "pgbackrest", "postgres_exporter"]
     volumes = { data = { size = 1000, mount = "/var/lib/postgresql" } }
   }
   depot = {

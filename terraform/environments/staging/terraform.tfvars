@@ -42,7 +42,7 @@ nodes = {
   warehouse = {
     count   = 1
     flavor  = "m1.large"
-    roles   = ["postgresql", "postgres_exporter"]
+    roles   = ["postgresql", "pgbackrest", "postgres_exporter"]
     volumes = { data = { size = 100, mount = "/var/lib/postgresql" } }
   }
   observe = {

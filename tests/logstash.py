@@ -179,6 +179,9 @@ def _mutate(event, settings):
         put(event, target, get(event, name))
     for name, value in (settings.get("replace", {}) | settings.get("add_field", {})).items():
         put(event, name, filled(event, value))
+    changes = settings.get("gsub", [])
+    for name, pattern, text in zip(changes[::3], changes[1::3], changes[2::3], strict=True):
+        put(event, name, re.sub(pattern, text, get(event, name)))
     for name in settings.get("lowercase", []):
         put(event, name, get(event, name).lower())
 

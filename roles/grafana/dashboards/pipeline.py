@@ -79,7 +79,7 @@ def build():
         number(
             "Rows rejected",
             "Rows in quarantine, with rule and reason.",
-            sql(f"select coalesce(sum(row_count), 0) as rows from etl.run_reject where {RUN}"),
+            sql(f"select coalesce(sum(row_count), 0) as rows from etl.run_reject where {RUN} and rule <> 'superseded'"),
             steps=[(None, "green"), (1, "orange")],
         ),
         number(
@@ -106,7 +106,7 @@ def build():
             sql(
                 f"""
                 select s.stage, s.dataset, s.rows_in, s.rows_out,
-                coalesce((select sum(j.row_count) from etl.run_reject as j where (j.run_id, j.stage, j.dataset) = (s.run_id, s.stage, s.dataset)), 0) as rejected,
+                coalesce((select sum(j.row_count) from etl.run_reject as j where (j.run_id, j.stage, j.dataset) = (s.run_id, s.stage, s.dataset) and j.rule <> 'superseded'), 0) as rejected,
                 s.seconds, s.attempt, s.recorded_at, s.prefix
                 from etl.run_stage as s where s.{RUN} order by s.recorded_at, s.dataset
                 """

@@ -157,7 +157,7 @@ def build():
                 f"""
                 select coalesce(j.dataset || ' ' || j.rule, 'none') as rule, coalesce(sum(j.row_count), 0) as "rows"
                 from (select 1) as always left join (
-                select j.* from etl.run_reject as j inner join etl.run as r on r.run_id = j.run_id where {SEEN}
+                select j.* from etl.run_reject as j inner join etl.run as r on r.run_id = j.run_id where {SEEN} and j.rule <> 'superseded'
                 ) as j on true group by 1 order by 2 desc limit 20
                 """
             ),

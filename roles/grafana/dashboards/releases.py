@@ -33,18 +33,18 @@ def build():
         word(
             "Newest release",
             "The one deployed last.",
-            sql("select release from etl.release order by created_at desc limit 1"),
+            sql("select release from etl.release order by coalesce(deployed_at, created_at) desc limit 1"),
         ),
         word(
             "Its state",
             "Good until somebody or a rollback marks it bad.",
-            sql("select state from etl.release order by created_at desc limit 1"),
+            sql("select state from etl.release order by coalesce(deployed_at, created_at) desc limit 1"),
             colors=RELEASE_STATES,
         ),
         number(
             "Deployed",
             "How long ago.",
-            sql("select extract(epoch from now() - max(created_at)) as age from etl.release"),
+            sql("select extract(epoch from now() - max(coalesce(deployed_at, created_at))) as age from etl.release"),
             unit="s",
         ),
         number(
@@ -70,15 +70,15 @@ def build():
             "What each release ran and published. The truth is the manifest in s3://releases; this is the ledger's copy.",
             sql(
                 """
-                select l.release, l.state, l.created_at, l.commit, count(r.run_id) as runs, count(r.run_id) filter (where r.state = 'failed') as failed,
+                select l.release, l.state, coalesce(l.deployed_at, l.created_at) as deployed_at, l.commit, l.reason, count(r.run_id) as runs, count(r.run_id) filter (where r.state = 'failed') as failed,
                 count(r.run_id) filter (where r.state = 'undone') as undone,
                 (select count(*) from etl.v_published as p where p.release = l.release) as partitions_seen
-                from etl.release as l left join etl.run as r on r.release = l.release group by l.release order by l.created_at desc limit 50
+                from etl.release as l left join etl.run as r on r.release = l.release group by l.release order by 3 desc limit 50
                 """
             ),
             {
                 "state": colored(RELEASE_STATES),
-                "created_at": unit("dateTimeAsLocal"),
+                "deployed_at": unit("dateTimeAsLocal"),
                 "failed": graded(GOOD_IS_ZERO),
                 "undone": graded([(None, "green"), (1, "orange")]),
             },

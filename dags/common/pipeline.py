@@ -5,6 +5,7 @@ A pipeline's file in dags/ is its documentation and one call of `pipeline_dag`; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -92,12 +93,35 @@ def pipeline_dag(pipeline: str, *, dag_id: str, title: str, doc_md: str, **setti
     return build()
 
 
+def spark_stage(
+    stage: str, pipeline: str, *, start: str = "start", arguments: Sequence[str] = ()
+) -> SparkSubmitOperator:
+    """The task that runs one Spark application of the run's release; `start` is the task that told run_id, from and to."""
+    release = platform.RELEASES / platform.release()
+    return SparkSubmitOperator(
+        task_id=stage,
+        conn_id="spark",
+        name=f"{pipeline}.{stage}",
+        application=str(release / "jobs/transform/spark" / f"{stage}.py"),
+        py_files=str(release / "jobs.zip"),
+        application_args=[
+            *("--pipeline", pipeline),
+            *("--run-id", f"{{{{ ti.xcom_pull('{start}')['run_id'] }}}}"),
+            *("--attempt", "{{ ti.try_number }}"),
+            *("--from", f"{{{{ ti.xcom_pull('{start}')['from'] }}}}"),
+            *("--to", f"{{{{ ti.xcom_pull('{start}')['to'] }}}}"),
+            *arguments,
+        ],
+        execution_timeout=timedelta(hours=2),
+        doc_md=f"Submits `jobs/transform/spark/{stage}.py` of the run's release; `record` enters its counts.",
+    )
+
+
 class Steps:
     """The tasks of one pipeline's DAG; each method makes one of them."""
 
     def __init__(self, declaration: Declaration) -> None:
         self.declaration = declaration
-        self.release = platform.RELEASES / platform.release()
 
     def current_run(self) -> ledger.Run:
         """The run of the task that is executing."""
@@ -142,23 +166,7 @@ class Steps:
             for name in self.declaration.sources
             for argument in ("--manifest", f"{name}={{{{ ti.xcom_pull('extract.{name}') }}}}")
         ]
-        return SparkSubmitOperator(
-            task_id=stage,
-            conn_id="spark",
-            name=f"{self.declaration.pipeline}.{stage}",
-            application=str(self.release / "jobs/transform/spark" / f"{stage}.py"),
-            py_files=str(self.release / "jobs.zip"),
-            application_args=[
-                *("--pipeline", self.declaration.pipeline),
-                *("--run-id", "{{ ti.xcom_pull('start')['run_id'] }}"),
-                *("--attempt", "{{ ti.try_number }}"),
-                *("--from", "{{ ti.xcom_pull('start')['from'] }}"),
-                *("--to", "{{ ti.xcom_pull('start')['to'] }}"),
-                *(manifests if stage == STAGES[0] else ()),
-            ],
-            execution_timeout=timedelta(hours=2),
-            doc_md=f"Submits `jobs/transform/spark/{stage}.py` of the run's release; `record` enters its counts.",
-        )
+        return spark_stage(stage, self.declaration.pipeline, arguments=manifests if stage == STAGES[0] else ())
 
     def record(self) -> Any:
         @task(task_id="record")

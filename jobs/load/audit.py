@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from jobs.load.data_partitioning import inside, spans
-from jobs.load.ledger import Run
+from jobs.load.ledger import Run, is_replay
 from jobs.load.statements import columns, columns_of, key_of, require_idle, same_key, staged_name, table
 
 
@@ -64,7 +64,7 @@ def check(conn: psycopg.Connection, declaration: Any, run: Run) -> list[Result]:
 
 
 def _results(conn: psycopg.Connection, declaration: Any, run: Run) -> Iterator[Result]:
-    for source in declaration.sources:
+    for source in _sources(conn, declaration, run):
         yield _rows_read(conn, run, source)
         yield _balance(conn, declaration, run, source)
     for published in declaration.publish.values():
@@ -80,6 +80,16 @@ def _results(conn: psycopg.Connection, declaration: Any, run: Run) -> Iterator[R
                 yield _in_one_month(conn, run, published, replaced)
     for audit in declaration.audits:
         yield _declared(conn, run, audit)
+
+
+def _sources(conn: psycopg.Connection, declaration: Any, run: Run) -> list[str]:
+    """The sources that a run has rows of: all that are declared; of a replay those whose quarantined rows it takes up."""
+    if not is_replay(conn, run):
+        return list(declaration.sources)
+    rows = conn.execute(
+        "select distinct dataset from etl.quarantine_replay where replay_run_id = %s order by 1", (run.run_id,)
+    )
+    return [row[0] for row in rows.fetchall()]
 
 
 def _rows_read(conn: psycopg.Connection, run: Run, source: str) -> Result:
@@ -102,7 +112,7 @@ def _balance(conn: psycopg.Connection, declaration: Any, run: Run, source: str) 
         # Unknown members of a dimension are rows of no source.
         known = sql.SQL("known") if "known" in columns_of(conn, "dwh", name) else sql.SQL("true")
         published = conn.execute(
-            sql.SQL("select count(*) from {} where {}").format(_staged(run, name), known)
+            sql.SQL("select count(*) from {} where {} and run_id = {}").format(_staged(run, name), known, run.run_id)
         ).fetchone()[0]
     else:
         published = _stage_rows(conn, run, "rows_out", f"clean_{source}")
@@ -127,8 +137,8 @@ def _balance(conn: psycopg.Connection, declaration: Any, run: Run, source: str) 
 
 
 def _rows_staged(conn: psycopg.Connection, run: Run, name: str) -> Result:
-    written = _stage_rows(conn, run, "rows_out", name)
-    staged = _count(conn, _staged(run, name))
+    written = _merged(conn, run, name, _stage_rows(conn, run, "rows_out", name))
+    staged = _own(conn, run, name)
     return Result(name, "rows_staged", staged == written, _rows(written), _rows(staged))
 
 
@@ -170,7 +180,8 @@ def _declared(conn: psycopg.Connection, run: Run, audit: dict[str, Any]) -> Resu
     """One audit of the declaration; its kind is told by its keys (see the schema)."""
     name, dataset = audit["name"], audit["table"]
     if other := audit.get("equals_rows_of"):
-        expected, found = _stage_rows(conn, run, "rows_out", other), _count(conn, _staged(run, dataset))
+        expected = _merged(conn, run, other, _stage_rows(conn, run, "rows_out", other))
+        found = _own(conn, run, dataset)
         return Result(dataset, name, found == expected, f"{_rows(expected)} as {other}", _rows(found))
     if other := audit.get("equals_count_of"):
         total = conn.execute(
@@ -226,6 +237,21 @@ def _any_null(names) -> sql.Composed:
 
 def _count(conn: psycopg.Connection, relation: sql.Identifier) -> int:
     return conn.execute(sql.SQL("select count(*) from {}").format(relation)).fetchone()[0]
+
+
+def _own(conn: psycopg.Connection, run: Run, name: str) -> int:
+    """Staged rows that are the run's own: all of them, but for those that a replay merges with."""
+    query = sql.SQL("select count(*) from {} where run_id = {}").format(_staged(run, name), run.run_id)
+    return conn.execute(query).fetchone()[0]
+
+
+def _merged(conn: psycopg.Connection, run: Run, dataset: str, rows: int | None) -> int | None:
+    """What is left of a stage's rows once those are out that a merge found published."""
+    gone = conn.execute(
+        "select coalesce(sum(row_count), 0)::bigint from etl.run_reject where run_id = %s and dataset = %s and stage = 'merge'",
+        (run.run_id, dataset),
+    ).fetchone()[0]
+    return None if rows is None else rows - gone
 
 
 def _stage_rows(conn: psycopg.Connection, run: Run, column: str, *datasets: str) -> int | None:

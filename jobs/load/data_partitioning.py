@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from jobs.load.ledger import Run
+from jobs.load.ledger import Run, is_replay
 from jobs.load.statements import columns, columns_of, staged_name, statement, table
 
 
@@ -57,6 +57,8 @@ def spans(conn: psycopg.Connection, published: Any, run: Run) -> list[tuple[date
     The months are those that the stage which made the rows has recorded: one of which no row is left is among them. Raises
     LookupError when it has recorded none.
     """
+    if is_replay(conn, run):
+        return _merged(conn, published, run)
     if not published.whole_months:
         return [days(run)]
     recorded = conn.execute(
@@ -75,6 +77,15 @@ def spans(conn: psycopg.Connection, published: Any, run: Run) -> list[tuple[date
         else:
             found.append((month.lower, month.upper))
     return found
+
+
+def _merged(conn: psycopg.Connection, published: Any, run: Run) -> list[tuple[date, date]]:
+    """What a replay replaces: in every month the days from its first row to its last, staged together with those published."""
+    day = sql.Identifier(published.partition_column or published.interval)
+    query = sql.SQL(
+        "select min({day}), max({day}) + 1 from {staged} group by date_trunc('month', {day}) order by 1"
+    ).format(day=day, staged=table("staging", staged_name(published.name, run.run_id)))
+    return [(first, last) for first, last in conn.execute(query).fetchall()]
 
 
 def inside(column: str, ranges: list[tuple[date, date]], relation: str | None = None) -> sql.Composable:

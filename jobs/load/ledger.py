@@ -181,6 +181,13 @@ def record_stage(conn: psycopg.Connection, run: Run, stage: Mapping[str, Any]) -
                 )
 
 
+def is_replay(conn: psycopg.Connection, run: Run) -> bool:
+    """Whether a run takes up quarantined rows of other runs (jobs.quarantine): its rows are merged with the published ones."""
+    return conn.execute(
+        "select exists (select from etl.quarantine_replay where replay_run_id = %s)", (run.run_id,)
+    ).fetchone()[0]
+
+
 def finish_run(conn: psycopg.Connection, run: Run, state: str, error: str | None = None) -> None:
     """Close the run with one of STATES; a run that is not in the ledger yet is entered first."""
     if state not in STATES:

@@ -20,9 +20,10 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.rows import dict_row
 
+from jobs import quarantine
 from jobs.load import staging
 from jobs.load.data_partitioning import build, inside, months, spans
-from jobs.load.ledger import Run
+from jobs.load.ledger import Run, is_replay
 from jobs.load.statements import (
     LINEAGE,
     columns,
@@ -103,6 +104,8 @@ def publish(
     _require_audited(conn, run)
     facts = [published for published in declaration.publish.values() if published.partition_column]
     with _turn(conn, [fact.name for fact in facts], patience):
+        if _is_replay(conn, run):
+            quarantine.require_unchanged(conn, declaration, run)
         versions = [
             version_id
             for fact in facts
@@ -170,6 +173,11 @@ def undo(
             versions = cursor.execute(UNDONE, (publications,)).fetchall()
         record(versions)
         return versions
+
+
+def _is_replay(conn: psycopg.Connection, run: Run) -> bool:
+    with conn.transaction():
+        return is_replay(conn, run)
 
 
 def _spans(conn: psycopg.Connection, published: Any, run: Run) -> list[tuple[date, date]]:

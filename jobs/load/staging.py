@@ -92,7 +92,7 @@ def load(
 
 def drop(conn: psycopg.Connection, declaration: Any, run: Run) -> None:
     """Drop the run's staging tables, where they are."""
-    for name in declaration.publish:
+    for name in (*declaration.publish, *(f"base_{name}" for name in declaration.publish)):
         conn.execute(sql.SQL("drop table if exists {}").format(table("staging", staged_name(name, run.run_id))))
 
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import sys
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from importlib.machinery import ModuleSpec
@@ -627,3 +628,83 @@ def test_command_line():
 def test_command_line_that_is_wrong(wrong):
     with pytest.raises(SystemExit):
         arguments([*BASE, "--manifest", "b=s3a://raw/m", *wrong], manifests=True)
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_a_quarantined_record_is_parsed_anew_from_its_original(spark, lake, name):
+    file, content, expected = ORIGINALS[name]
+    source, paths = FLIGHTS.sources[name], [raw_file(lake, file, content)]
+    stage = Stage("clean_data", run(), spark)
+    _, rejected = clean_data.clean(clean_data.read_raw(spark, source, paths), source)
+    stage.put_aside(name, originals.attach(rejected, source.format, paths))
+    wanted = sorted({rule for rule, _ in expected.values()} - {"superseded"})
+    entry = {"prefix": f"{stage.quarantine}/{stage.run.path(f'flights/{name}')}", "rules": wanted}
+    again = clean_data.read_quarantined(stage, source, entry)
+    first = {row["source_record"]: json.loads(row["source_row"]) for row in rejected.collect() if row["rule"] in wanted}
+    if source.format == "csv":  # of JSON, 1.50 may be read as 1.5
+        assert {row["_record"]: [row[column] for column in source.columns] for row in again.collect()} == {
+            number: [row[column] for column in source.columns] for number, row in first.items()
+        }
+    _, still = clean_data.clean(again.drop("original", "original_is"), source)
+    assert sorted(row["rule"] for row in still.collect()) == sorted(
+        rule for rule, _ in expected.values() if rule != "superseded"
+    )
+
+
+def test_a_replay_releases_what_the_rules_of_today_accept(spark, lake, raw, monkeypatch):
+    clean_all(spark, raw)
+    Stage("enrich_data", run(), spark, after="clean_data").perform(enrich_data.enrich_all)
+    mended = [rule for rule in FLIGHTS.sources["flights"].rules if rule.name != "distance_invalid"]
+    sources = {**FLIGHTS.sources, "flights": replace(FLIGHTS.sources["flights"], rules=tuple(mended))}
+    monkeypatch.setattr(clean_data, "load", lambda _: replace(FLIGHTS, sources=sources))
+    entry = {
+        "prefix": f"file://{lake}/quarantine/flights/flights/dt=2013-01-01/run_id=manual__1/attempt=1",
+        "rules": ["distance_invalid"],
+        "like": raw["flights"],
+    }
+    given = {name: {"sealed": [url]} for name, url in raw.items()} | {"flights": {"entries": [entry], "rows": 1}}
+    document = lake / "replay.json"
+    document.write_text(json.dumps({"pipeline": "flights", "run_id": "replay1", "sources": given}))
+    replay = replace(run(), run_id="replay1", replay=f"file://{document}")
+
+    record = Stage("clean_data", replay, spark).perform(clean_data.clean_all)
+    counts = {name: (value["rows_in"], value["rows_out"]) for name, value in record["datasets"].items()}
+    assert counts["clean_flights"] == (1, 1) and counts["clean_airports"] == (2, 2)
+    tables = Stage("enrich_data", replay, spark, after="clean_data").perform(enrich_data.enrich_all)["datasets"]
+    assert {name: value["rows_out"] for name, value in tables.items()} == {
+        "fact_flight": 1,
+        "dim_airline": 0,
+        "dim_airport": 0,
+        "dim_plane": 0,
+    }, "what no quarantined row is of is not published again"
+    (fact,) = spark.read.parquet(tables["fact_flight"]["prefix"]).collect()
+    assert (fact["flight_id"], fact["distance_miles"], fact["plane_known"], fact["dest_known"]) == (3, 0, True, True)
+
+    published = f"file://{lake}/curated/fact_flight/dt=2013-01-01/run_id=manual__1/attempt=1"
+    spark.read.parquet(published).write.parquet(f"file://{lake}/base/fact_flight")
+    replay = replace(replay, replay=None, base=f"file://{lake}/base")
+    totals = Stage("aggregate_data", replay, spark, after="enrich_data").perform(aggregate_data.aggregate_all)
+    rows = spark.read.parquet(totals["datasets"]["agg_delay_day"]["prefix"]).collect()
+    assert {row["dest"]: row["flights"] for row in rows} == {"IAH": 2, "BQN": 1}
+
+
+def test_a_replay_of_rows_that_are_still_wrong_quarantines_them_with_their_original(spark, lake, raw):
+    clean_all(spark, raw)
+    prefix = "quarantine/flights/flights/dt=2013-01-01"
+    entry = {
+        "prefix": f"file://{lake}/{prefix}/run_id=manual__1/attempt=1",
+        "rules": ["distance_invalid"],
+        "like": raw["flights"],
+    }
+    stage = Stage("clean_data", replace(run(), run_id="replay1"), spark)
+    clean_data.replay_source(stage, FLIGHTS.sources["flights"], {"entries": [entry], "rows": 1})
+    assert stage.datasets["clean_flights"]["rejected"] == {"distance_invalid": 1}
+    (line,) = [
+        json.loads(line)
+        for part in Path(lake, prefix, "run_id=replay1").rglob("part-*.json")
+        for line in part.read_text().splitlines()
+    ]
+    assert (line["run_id"], line["source_record"], json.loads(line["original"])["distance"]) == ("replay1", 3, 0)
+    with pytest.raises(StageError, match="2 rows in and 0 added, but 0 out"):
+        replay = Stage("clean_data", replace(run(2), run_id="replay1"), spark)
+        clean_data.replay_source(replay, FLIGHTS.sources["flights"], {"entries": [entry], "rows": 2})

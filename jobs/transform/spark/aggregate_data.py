@@ -27,15 +27,25 @@ def aggregate(table: Table, facts: DataFrame) -> DataFrame:
     return facts.groupBy(*key).agg(*values)
 
 
+def merged(facts: DataFrame, published: DataFrame, key: tuple[str, ...]) -> DataFrame:
+    """What a replay's days hold once it is published: the published facts, and the released ones whose key is not published."""
+    return published.unionByName(facts.join(published.select(*key), list(key), "left_anti"))
+
+
 def aggregate_all(stage: Stage) -> None:
     """Write the aggregates of the run; that they add up to the facts is audited before they are published."""
 
     def write(table: Table) -> None:
-        facts = stage.given[table.source]
-        rows = stage.write(table.name, hooked(stage, table.name, aggregate(table, stage.read(table.source))))
+        facts, rows = stage.given[table.source], stage.read(table.source)
+        if stage.run.base:
+            published = stage.spark.read.schema(rows.schema).parquet(f"{stage.run.base}/{table.source}")
+            rows = merged(rows, published, keys[table.source])
+        rows = stage.write(table.name, hooked(stage, table.name, aggregate(table, rows)))
         stage.note(table.name, facts["rows_out"], rows, **({"months": facts["months"]} if "months" in facts else {}))
 
-    aggregates = [table for table in load(stage.run.pipeline).publish.values() if table.kind == "aggregate"]
+    publish = load(stage.run.pipeline).publish.values()
+    keys = {table.name: table.key for table in publish}
+    aggregates = [table for table in publish if table.kind == "aggregate"]
     stage.together(partial(write, table) for table in aggregates)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +21,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from jobs.declaration import Source, load
 from jobs.transform.spark.hooks import hooked
-from jobs.transform.spark.originals import UNREADABLE, attach
+from jobs.transform.spark.originals import BASE64, UNREADABLE, attach
+from jobs.transform.spark.originals import RECORD as RECORD_OF
 from jobs.transform.spark.session import Run, Stage, StageError, arguments, submit
 from jobs.transform.spark.storage import Storage
 
 FILE, BLOCK, RECORD = ORIGIN = ("_file", "_block", "_record")
 SUPERSEDED = "superseded"
 IDS_OF_A_PARTITION = 2**33 - 1
+QUARANTINED = (
+    "source_row string, source_file string, source_block bigint, source_record bigint, rule string, "
+    "original string, original_is string"
+)
 # Spark's own reader, by class: the name "avro" asks for a further jar that adds only SQL functions.
 AVRO = "org.apache.spark.sql.avro.AvroFileFormat"
 
@@ -178,6 +184,9 @@ def clean_source(stage: Stage, source: Source, url: str) -> None:
 
 def clean_all(stage: Stage) -> None:
     """Clean every source of the run's pipeline."""
+    if stage.run.replay:
+        replay_all(stage)
+        return
     # Opening a file costs as much as a partition may hold: no partition reads two, so that a row's number is its place.
     stage.spark.conf.set("spark.sql.files.openCostInBytes", stage.spark.conf.get("spark.sql.files.maxPartitionBytes"))
     sources = load(stage.run.pipeline).sources
@@ -186,6 +195,78 @@ def clean_all(stage: Stage) -> None:
             f"sources of {stage.run.pipeline} and --manifest do not agree about: {', '.join(sorted(unmatched))}"
         )
     stage.together(partial(clean_source, stage, source, stage.run.manifests[name]) for name, source in sources.items())
+
+
+def replay_all(stage: Stage) -> None:
+    """Clean quarantined rows, as the document of a replay lists them; sources without any are there to be joined with."""
+    document = json.loads(stage.storage.read_text(stage.run.replay))
+    if (document["pipeline"], document["run_id"]) != (stage.run.pipeline, stage.run.run_id):
+        raise StageError(f"{stage.run.replay} is of run {document['run_id']} of {document['pipeline']}")
+    sources = load(stage.run.pipeline).sources
+    stage.together(
+        partial(replay_source if "entries" in given else refer_to, stage, sources[name], given)
+        for name, given in document["sources"].items()
+    )
+
+
+def refer_to(stage: Stage, source: Source, given: dict) -> None:
+    """Clean what the runs had extracted of a source, only to join with it: nothing of it is counted or published."""
+    with stage.doing(f"{source.name}, look at the files"):
+        rows = hooked(
+            stage, f"clean_{source.name}", read_raw(stage.spark, source, _paths(stage, given["sealed"], source))
+        )
+    accepted, _ = clean(rows, source, newest="updated_at" if "updated_at" in rows.columns else None)
+    rows_out = stage.write(f"clean_{source.name}", accepted)
+    stage.note(f"clean_{source.name}", rows_out, rows_out, reference=True)
+
+
+def replay_source(stage: Stage, source: Source, given: dict) -> None:
+    """Clean quarantined rows of one source, and account for every one of them; what is rejected again keeps its original."""
+    kept = None
+    for entry in given["entries"]:
+        rows = read_quarantined(stage, source, entry)
+        kept = rows if kept is None else kept.unionByName(rows)
+    originals = ("original", "original_is")
+    rows = hooked(stage, f"clean_{source.name}", kept.drop(*originals))
+    accepted, rejected = clean(rows, source, newest="updated_at" if "updated_at" in rows.columns else None)
+    rows_out = stage.write(f"clean_{source.name}", accepted)
+    put_aside = {}
+    if rows_out != given["rows"]:
+        place = {FILE: "source_file", BLOCK: "source_block", RECORD: "source_record"}
+        kept = kept.select(*[F.col(mine).alias(name) for mine, name in place.items()], *originals)
+        put_aside = stage.put_aside(source.name, rejected.join(kept, list(place.values()), "left"))
+    stage.account(f"clean_{source.name}", given["rows"], rows_out, put_aside)
+
+
+def read_quarantined(stage: Stage, source: Source, entry: dict) -> DataFrame:
+    """Read quarantined rows as if from their raw files: parsed anew from the original, or by the types of the raw files."""
+    lines = stage.spark.read.schema(QUARANTINED).json(entry["prefix"]).where(F.col("rule").isin(entry["rules"]))
+    if source.format in ("csv", "json"):
+        columns = ", ".join(f"`{name}` string" for name in [*source.columns, UNREADABLE])
+        options = {"columnNameOfCorruptRecord": UNREADABLE, "mode": "PERMISSIVE"}
+        text = F.expr(f"if(original_is = '{BASE64}', make_valid_utf8(cast(unbase64(original) as string)), original)")
+        parsed = (
+            F.from_csv(text, columns, {**options, "escape": '"', "multiLine": "true"})
+            if source.format == "csv"
+            else F.from_json(text, columns, options)
+        )
+        row = F.when(F.col("original_is") == RECORD_OF, F.from_json("source_row", columns)).otherwise(parsed)
+    else:
+        raw = read_raw(stage.spark, source, _paths(stage, [entry["like"]], source))
+        row = F.from_json("source_row", raw.drop(*ORIGIN).schema)
+    place = [F.col(f"source{name}").alias(name) for name in ORIGIN]
+    return lines.select(row.alias("row"), *place, "original", "original_is").select(
+        "row.*", *ORIGIN, "original", "original_is"
+    )
+
+
+def _paths(stage: Stage, urls: list[str], source: Source) -> list[str]:
+    """The files of sealed manifests of other runs."""
+    paths = []
+    for url in urls:
+        run = replace(stage.run, run_id=json.loads(stage.storage.read_text(url))["run_id"])
+        paths += read_manifest(stage.storage, url, run, source.name)["paths"]
+    return paths
 
 
 if __name__ == "__main__":

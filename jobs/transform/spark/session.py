@@ -47,6 +47,8 @@ class Run:
     start: datetime
     end: datetime
     manifests: dict[str, str] = field(default_factory=dict)
+    replay: str | None = None
+    base: str | None = None
 
     def path(self, dataset: str) -> str:
         """Return the key prefix of a dataset's output, without bucket."""
@@ -68,7 +70,9 @@ def arguments(argv: list[str], manifests: bool = False) -> Run:
     parser.add_argument("--from", dest="start", required=True, type=datetime.fromisoformat)
     parser.add_argument("--to", dest="end", required=True, type=datetime.fromisoformat)
     if manifests:
-        parser.add_argument("--manifest", required=True, action="append", metavar="SOURCE=URL", help="sealed manifest")
+        parser.add_argument("--manifest", action="append", default=[], metavar="SOURCE=URL", help="sealed manifest")
+        parser.add_argument("--replay", metavar="URL", help="in place of manifests: what of quarantine is taken up")
+    parser.add_argument("--base", metavar="URL", help="under which the published rows of a replay's days are, by table")
     given = vars(parser.parse_args(argv))
     if not RUN_ID.fullmatch(given["run_id"]):
         parser.error(f"--run-id {given['run_id']!r}: use letters, digits, _ . - only")
@@ -79,6 +83,8 @@ def arguments(argv: list[str], manifests: bool = False) -> Run:
     pairs = [pair.partition("=") for pair in given.pop("manifest", [])]
     if not all(source and url for source, _, url in pairs) or len({source for source, _, _ in pairs}) < len(pairs):
         parser.error("--manifest is SOURCE=URL, once for every source")
+    if manifests and bool(pairs) == bool(given["replay"]):
+        parser.error("either --manifest, once for every source, or --replay")
     return Run(**given, manifests={source: url for source, _, url in pairs})
 
 
@@ -102,7 +108,8 @@ class Stage:
         self.datasets: dict[str, dict] = {}
         self._columns: dict[str, dict[str, str]] = {}
         self._began = time.monotonic()
-        self.inputs: dict[str, str] = dict(run.manifests)
+        others = {"replay": run.replay, "base": run.base}
+        self.inputs: dict[str, str] = run.manifests | {name: url for name, url in others.items() if url}
         self.given = self._follow(after) if after else {}
 
     def prefix(self, name: str) -> str:

@@ -16,6 +16,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from botocore.response import StreamingBody
 
 from jobs import declaration
 from jobs.extract.count import Count
@@ -95,12 +96,13 @@ class Lake:
                 "Contents": [{"Key": key, "Size": len(self.objects[Bucket, key])} for key in keys[start : start + 2]]
             }
 
-    def put_object(self, Bucket: str, Key: str, Body: bytes, ContentType: str) -> None:
+    def put_object(self, Bucket: str, Key: str, Body: bytes, ContentType: str = "") -> None:
         self.objects[Bucket, Key] = Body
 
     def get_object(self, Bucket: str, Key: str, Range: str | None = None):
         if Range is None:
-            return {"Body": io.BytesIO(self.objects[Bucket, Key])}
+            content = self.objects[Bucket, Key]
+            return {"Body": StreamingBody(io.BytesIO(content), len(content))}
         first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", Range).groups())
         self.ranges += 1
         return {"Body": io.BytesIO(self.objects[Bucket, Key][first : last + 1])}

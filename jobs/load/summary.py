@@ -24,6 +24,9 @@ BUILT_IN = {
     "superseded": "A later row has the same key",
 }
 SOURCES = "select dataset, source, files, row_count, byte_count from etl.run_source where run_id = %s order by dataset"
+BALANCE = """
+    select dataset, extracted, published, quarantined, superseded, difference from etl.v_balance where run_id = %s order by dataset
+"""
 STAGES = """
     select stage, dataset, rows_in, rows_out from etl.run_stage where run_id = %s
     order by min(recorded_at) over (partition by stage), stage, dataset
@@ -80,6 +83,11 @@ def summary(conn: psycopg.Connection, run_id: str, tasks: list[dict[str, Any]]) 
         + (f" in {duration.total_seconds():.0f} s" if duration else ""),
         f"Run {run_id}, release {release}, {passed} of {audits} audits passed",
         table("Extracted from the sources", ("dataset", "source", "files", "rows", "bytes"), rows["sources"]),
+        table(
+            "Balance: extracted, by the source's own count = published + quarantined + superseded",
+            ("dataset", "extracted", "published", "quarantined", "superseded", "difference"),
+            rows["balance"],
+        ),
         table("Rows by stage", ("stage", "dataset", "rows in", "rows out"), rows["stages"]),
         table(
             "Rejected rows (s3://quarantine)",
@@ -102,7 +110,7 @@ def summary(conn: psycopg.Connection, run_id: str, tasks: list[dict[str, Any]]) 
     return "\n\n".join(parts)
 
 
-_QUERIES = {"sources": SOURCES, "stages": STAGES, "rejects": REJECTS, "published": PUBLISHED}
+_QUERIES = {"sources": SOURCES, "balance": BALANCE, "stages": STAGES, "rejects": REJECTS, "published": PUBLISHED}
 
 
 def main(argv: list[str]) -> int:

@@ -199,3 +199,24 @@ def test_versions_come_from_the_object_store(platform):
     s3 = SimpleNamespace(head_object=lambda Bucket, Key: heads[Key])
     sealed = SimpleNamespace(bucket="raw", key="a", files=[SimpleNamespace(key="b")])
     assert platform.object_versions(s3, sealed) == {"a": "1"}
+
+
+def test_quarantine_is_released_by_the_tasks_of_every_run(platform):
+    dag = load_dag_module("replay_quarantine").DAG
+    assert [task.task_id for task in dag.topological_sort()] == [
+        "select",
+        "clean_data",
+        "enrich_data",
+        "base",
+        "aggregate_data",
+        "record",
+        "staging",
+        "audit",
+        "publish",
+        "finish",
+    ]
+    for task in dag.tasks:
+        assert task.doc_md and task.on_failure_callback and task.owner == "data-engineering", task.task_id
+    assert "--replay" in dag.get_task("clean_data").application_args
+    assert "--base" in dag.get_task("aggregate_data").application_args
+    assert dag.get_task("enrich_data").application_args[:2] == ["--pipeline", "{{ params.pipeline }}"]

@@ -28,6 +28,8 @@ options:
   from: {type: str, required: true, description: First moment of the interval.}
   to: {type: str, required: true, description: End of the interval.}
   again: {type: bool, default: false, description: Run also when this interval was run with success.}
+  dag: {type: str, description: The DAG to start, where it is not the pipeline's own.}
+  conf: {type: dict, default: {}, description: Parameters of the run beside the interval.}
   run_id: {type: str, description: Only look at this run.}
   timeout: {type: int, default: 7200, description: Seconds the action plugin waits.}
   interval: {type: int, default: 3, description: Seconds between two looks of the action plugin.}
@@ -135,9 +137,10 @@ def run(module: AnsibleModule) -> dict:
     """Start or look; return the module's result."""
     given = module.params
     airflow = Airflow(given["url"], given["username"], given["password"], given["ca_path"])
-    dag, run_id, changed = airflow.dag_of(given["pipeline"]), given["run_id"], False
+    dag, run_id, changed = given["dag"] or airflow.dag_of(given["pipeline"]), given["run_id"], False
     if run_id is None:
-        base = f"{given['pipeline']}_{given['from']}_{given['to']}".replace(" ", "T")
+        name = f"{given['dag']}_{given['pipeline']}" if given["dag"] else given["pipeline"]
+        base = f"{name}_{given['from']}_{given['to']}".replace(" ", "T")
         run_id, changed = choose(airflow.runs(dag, base), base, given["again"])
         if changed and module.check_mode:
             return {
@@ -150,7 +153,7 @@ def run(module: AnsibleModule) -> dict:
                 "errors": {},
             }
         if changed:
-            airflow.start(dag, run_id, {"from": given["from"], "to": given["to"]})
+            airflow.start(dag, run_id, {**given["conf"], "from": given["from"], "to": given["to"]})
     state, tasks = airflow.run(dag, run_id)["state"], airflow.tasks(dag, run_id)
     failed = [task for task in tasks if state == "failed" and task["state"] == "failed"]
     return {
@@ -175,6 +178,8 @@ def main() -> None:
             "from": {"type": "str", "required": True},
             "to": {"type": "str", "required": True},
             "again": {"type": "bool", "default": False},
+            "dag": {"type": "str"},
+            "conf": {"type": "dict", "default": {}},
             "run_id": {"type": "str"},
             "timeout": {"type": "int", "default": 7200},
             "interval": {"type": "int", "default": 3},

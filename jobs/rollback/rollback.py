@@ -2,7 +2,7 @@
 
     python -m jobs.rollback.rollback plan --to RELEASE --data keep|restore   (facts of the controller as JSON on stdin)
     python -m jobs.rollback.rollback start                                   (the plan as JSON on stdin)
-    python -m jobs.rollback.rollback step hold|evidence|undo|schema|verify|mark|resume
+    python -m jobs.rollback.rollback step hold|evidence|undo|rewind|schema|verify|mark|resume
     python -m jobs.rollback.rollback done STEP
 
 playbooks/rollback.yml calls these in order. The journal (JOURNAL, a directory of the release host) keeps the plan as it was when
@@ -64,7 +64,7 @@ class Facts:
     down    {"applied": [migrations]} that the way down takes back, or {"refused": reason}
     undo    the plan of jobs.rollback.undo for what newer releases published, None when that is nothing
     since   (runs, rows) that were published after the first newer release came
-    rewind  {bucket: summary of a dry run of rollback_s3} for buckets where objects were overwritten or deleted since then
+    rewind  {bucket: summary of a dry run of rollback_s3}
     """
 
     manifests: list[dict[str, Any]]
@@ -198,6 +198,8 @@ def _schema_and_data(document: dict[str, Any], facts: Facts, wanted: Mapping[str
     elif document["data"] == "restore" and undo and undo["runs"]:
         document["method"] = "undo"
     lost = document["lost"]
+    if document["method"]:
+        document["runs"] = [run["run_id"] for run in (undo or {}).get("runs", ())]
     if document["method"] == "restore":
         what = f"is restored to the restore point {point}; Airflow's metadata stay"
         lost |= {
@@ -212,7 +214,6 @@ def _schema_and_data(document: dict[str, Any], facts: Facts, wanted: Mapping[str
             "rows": undo["rows_now"],
             "minutes": _minutes(document["cut"]["time"], facts.now),
         }
-        document["runs"] = [run["run_id"] for run in undo["runs"]]
     elif document["data"] == "restore":
         what = "no newer release has published anything that stands: nothing to take back"
     else:
@@ -222,15 +223,21 @@ def _schema_and_data(document: dict[str, Any], facts: Facts, wanted: Mapping[str
     if applied and not reason:
         schema += f" (takes back {', '.join(applied)})"
     document["layers"] += [{"layer": "schema", "what": schema}, {"layer": "published data", "what": what}]
-    if document["data"] == "restore" and facts.rewind:
-        document["rewind"] = sorted(facts.rewind)
-        lost["objects"] = sum(summary.get("removed", 0) for summary in facts.rewind.values())
-        document["layers"] += [
-            {"layer": f"bucket {name}", "what": f"goes back to {document['cut']['time']}: {json.dumps(summary)}"}
-            for name, summary in sorted(facts.rewind.items())
-        ]
-    else:
-        document["layers"] += [{"layer": "objects", "what": "stay: every run writes under prefixes of its own"}]
+    document["rewind"] = []
+    for name, summary in sorted(facts.rewind.items()):
+        actions = summary["actions"]
+        if not actions["replaced"] + actions["restored"]:
+            continue
+        document["rewind"].append(name)
+        lost["objects"] += actions["removed"]
+        document["notes"] += summary["warnings"]
+        what = (
+            f"goes back to {document['cut']['time']}: {actions['replaced']} overwritten and {actions['restored']} deleted objects"
+            f" return, {actions['removed']} newer ones go (their versions stay)"
+        )
+        document["layers"].append({"layer": f"bucket {name}", "what": what})
+    if not document["rewind"]:
+        document["layers"].append({"layer": "objects", "what": "stay: every run writes under prefixes of its own"})
 
 
 def _not_restorable(document: Mapping[str, Any], facts: Facts, point: str | None) -> str | None:
@@ -371,7 +378,7 @@ class Airflow:
         self._call("PATCH", path, {"state": "failed", "note": note})
 
 
-def gather(conn: Any, kept: releases.Store, given: Mapping[str, Any], target: str) -> Facts:
+def gather(conn: Any, kept: releases.Store, given: Mapping[str, Any], target: str, data: str) -> Facts:
     """The facts of a plan; `given` is what the controller knows. Changes nothing."""
     from jobs.load import migrate
     from jobs.rollback import undo
@@ -386,7 +393,6 @@ def gather(conn: Any, kept: releases.Store, given: Mapping[str, Any], target: st
             for key in ("current", "environment", "restorable", "retention_days", "artifacts")
             if key in given
         },
-        "rewind": given.get("rewind") or {},
     }
     conn.rollback()
     if wanted is None or not chain:
@@ -403,7 +409,30 @@ def gather(conn: Any, kept: releases.Store, given: Mapping[str, Any], target: st
     conn.rollback()
     if runs:
         facts["undo"] = undo.plan(conn, undo.Selection(run_ids=tuple(runs)), cascade=True).as_dict()
+    if data == "restore":
+        facts["rewind"] = {
+            name: rewound(name, window["since"], dry_run=True) for name in os.environ["DATA_BUCKETS"].split()
+        }
     return Facts(**facts)
+
+
+def rewound(bucket: str, to: str, *, dry_run: bool = False, journal: Path | None = None) -> dict[str, Any]:
+    """The summary of a bucket's way back to a moment; the journal of publications stays, it tells what was published when."""
+    import boto3
+    from botocore.config import Config
+
+    from jobs.load.journal import PREFIX
+    from jobs.rollback.rewind import rewind
+    from jobs.rollback.rollback_s3 import S3Store
+
+    client = boto3.client(
+        "s3",
+        aws_access_key_id=os.environ["ROLLBACK_ACCESS_KEY_ID"],
+        aws_secret_access_key=os.environ["ROLLBACK_SECRET_ACCESS_KEY"],
+        config=Config(s3={"addressing_style": "path"}, max_pool_connections=16),
+    )
+    moment = datetime.fromisoformat(to)
+    return rewind(S3Store(client, bucket), moment, leave=(PREFIX,), dry_run=dry_run, journal=journal)
 
 
 def hold(conn: Any, journal: Journal) -> dict[str, Any]:
@@ -482,6 +511,21 @@ def undo_runs(conn: Any, journal: Journal) -> dict[str, Any]:
     return {"undone": sorted(plan["runs"])} | ({"swapped": expected} if expected else {})
 
 
+def rewind_buckets(conn: Any, journal: Journal) -> dict[str, Any]:
+    """Bring the buckets back whose objects were overwritten or deleted."""
+    plan, summaries = journal.content["plan"], {}
+    place = journal.path.parent / journal.content["id"]
+    place.mkdir(mode=0o700, exist_ok=True)
+    for bucket in plan["rewind"]:
+        summary = rewound(bucket, plan["cut"]["time"], journal=place / f"rewind-{bucket}")
+        if not summary["verified"]:
+            raise RollbackError(
+                f"bucket {bucket} is not as it was at {plan['cut']['time']}: {summary['failed']}; run the rollback again"
+            )
+        summaries[bucket] = summary["actions"]
+    return {"rewound": summaries}
+
+
 def schema(conn: Any, journal: Journal) -> dict[str, Any]:
     """Take the newer migrations back."""
     from jobs.load import migrate
@@ -546,6 +590,7 @@ ACTIONS = {
     "hold": hold,
     "evidence": evidence,
     "undo": undo_runs,
+    "rewind": rewind_buckets,
     "schema": schema,
     "verify": verify,
     "mark": mark,
@@ -610,7 +655,10 @@ def planned(conn: Any, directory: Path, arguments: argparse.Namespace, given: Ma
         }
     else:
         document = make(
-            gather(conn, releases.store(), given, arguments.to), arguments.to, arguments.data, arguments.force
+            gather(conn, releases.store(), given, arguments.to, arguments.data),
+            arguments.to,
+            arguments.data,
+            arguments.force,
         )
         document |= {"id": None, "done": []}
     return document | {"text": text(document)}
@@ -668,11 +716,10 @@ def _run(arguments: argparse.Namespace, conn: Any, directory: Path) -> Any:
     journal = Journal.open(directory)
     if journal is None:
         raise ReleaseError("no rollback is under way")
-    step = "data" if arguments.step == "undo" else arguments.step
-    if step not in journal.left():
+    if arguments.step in journal.content["done"]:
         return {"changed": False}
     notes = ACTIONS[arguments.step](conn, journal) if arguments.verb == "step" else {}
-    journal.done(step, **notes)
+    journal.done(arguments.step, **notes)
     enter(conn, journal)
     return {"changed": True, "id": journal.content["id"], **notes}
 

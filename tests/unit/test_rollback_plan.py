@@ -198,9 +198,14 @@ def test_the_cut_is_the_moment_before_the_first_newer_release():
 
 
 def test_objects_go_back_only_where_some_were_overwritten_or_deleted():
-    plan = rollback.make(facts(rewind={"raw": {"restored": 4, "removed": 9}}), ONE, "restore")
+    summaries = {
+        "raw": {"actions": {"replaced": 1, "restored": 4, "removed": 9}, "warnings": []},
+        "curated": {"actions": {"replaced": 0, "restored": 0, "removed": 70}, "warnings": []},
+    }
+    plan = rollback.make(facts(rewind=summaries), ONE, "restore")
     assert plan["rewind"] == ["raw"] and plan["lost"]["objects"] == 9
-    assert "rewind" not in rollback.make(facts(), ONE, "restore")
+    assert "1 overwritten and 4 deleted objects return" in layers(plan)["bucket raw"]
+    assert rollback.make(facts(), ONE, "restore")["rewind"] == []
 
 
 def test_component_versions_are_a_track_of_their_own():

@@ -75,6 +75,7 @@ def owner(warehouse):
 
 def ask(owner, kept, directory, monkeypatch, data="restore", to=ONE, abandon=False):
     monkeypatch.setattr(releases, "store", lambda: kept)
+    monkeypatch.setenv("DATA_BUCKETS", "")
     arguments = argparse.Namespace(to=to, data=data, force=False, abandon=abandon)
     return rollback.planned(owner, directory, arguments, {"current": TWO, "environment": "local", "commits": [ONE * 3]})
 

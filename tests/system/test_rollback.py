@@ -96,7 +96,7 @@ class Host:
         return json.loads(self.platform.run(self.release, "git --git-dir /opt/etl/dags.git show main:RELEASE"))["id"]
 
     def units(self) -> str:
-        return self.platform.run(self.release, "systemctl list-unit-files --plain --no-legend 'etl-probe*'")
+        return self.platform.run(self.release, "find /etc/systemd/system -name 'etl-probe*' | sort")
 
     def listens(self, port: int) -> bool:
         return f":{port}" in self.platform.run(self.nifi, "ss -Hltn")

@@ -235,7 +235,8 @@ def confirm(environment: str, plan: dict, yes: bool, lose: list[str]) -> None:
 
 
 def write_inventory(terraform: Terraform, directory: Path | None = None) -> Path:
-    """Write inventories/<env>/hosts.yml from the applied state. Raises Problem when a file of other making is there."""
+    """Write inventories/<env>/hosts.yml from the applied state, and beside it which state that is (terraform.json: serial, lineage),
+    for the releases' manifests. Raises Problem when a file of other making is there."""
     path = (directory or ROOT / "inventories" / terraform.environment) / "hosts.yml"
     text = cloud_plan.render(terraform.environment, terraform.output("inventory"))
     first = text.splitlines()[0]
@@ -243,6 +244,8 @@ def write_inventory(terraform: Terraform, directory: Path | None = None) -> Path
         raise Problem(f"{path} was not written by this command: move it away first.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    state = json.loads(terraform.run("state", "pull").stdout)
+    path.with_name("terraform.json").write_text(json.dumps({key: state[key] for key in ("serial", "lineage")}) + "\n")
     return path
 
 
@@ -284,6 +287,7 @@ def destroy(terraform: Terraform, options: argparse.Namespace) -> None:
     path = ROOT / "inventories" / terraform.environment / "hosts.yml"
     if path.exists() and path.read_text().startswith(cloud_plan.HEADER.format(environment=terraform.environment)):
         path.unlink()
+        path.with_name("terraform.json").unlink(missing_ok=True)
 
 
 def inventory(terraform: Terraform, options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """What stands between an operator and `terraform apply`: the reading of plans, the checks of the cloud, the questions asked."""
 
+import json
 import subprocess
 from collections import Counter
 from types import SimpleNamespace
@@ -338,7 +339,9 @@ def test_the_inventory_is_written_but_never_over_something_else(terraform, tmp_p
         '{"inventory": {"value": {"all": {"hosts": {"lake1": {"ansible_host": "a"}}}}}}',
         "",
     )
+    terraform.answers["state"] = (0, '{"serial": 7, "lineage": "l", "resources": [{"secret": "s"}]}', "")
     path = cloud.write_inventory(terraform, tmp_path / "inventory")
+    assert json.loads(path.with_name("terraform.json").read_text()) == {"serial": 7, "lineage": "l"}
     assert path.read_text().startswith("# Written by `make apply ENV=dev`") and "lake1" in path.read_text()
     assert cloud.write_inventory(terraform, tmp_path / "inventory") == path
     path.write_text("all: {}\n")

@@ -41,8 +41,9 @@ class Play:
 
     @property
     def failed(self) -> list[str]:
-        """host: task: message of what failed."""
-        return [f"{h}: {n}: {r.get('msg')}" for h, n, r in self._results() if r.get("failed") or r.get("unreachable")]
+        """host: task: message (and error output) of what failed."""
+        found = [(h, n, r) for h, n, r in self._results() if r.get("failed") or r.get("unreachable")]
+        return [f"{h}: {n}: {r.get('msg')} {r.get('stderr') or ''}".rstrip() for h, n, r in found]
 
 
 class Deployed:

@@ -180,3 +180,54 @@ def test_code_that_was_taken_back_does_not_run_again(warehouse, owner):
 def test_readers_cannot_write_rollbacks(warehouse):
     with warehouse.connect("etl_read") as conn, pytest.raises(psycopg.errors.InsufficientPrivilege):
         conn.execute("delete from etl.rollback")
+
+
+class Airflow:
+    """What a rollback sees of Airflow; `calls` are the changing ones."""
+
+    def __init__(self, runs):
+        self.runs, self.calls = runs, []
+
+    def active_dags(self):
+        return ["etl_pipeline", "orders"]
+
+    def dags(self):
+        return ["etl_pipeline"]
+
+    def pause(self, dag_id, paused):
+        self.calls.append((dag_id, paused))
+
+    def running(self):
+        return self.runs
+
+    def stop(self, run, note):
+        self.calls.append((run["dag_run_id"], "stopped"))
+
+
+@pytest.mark.parametrize(("data", "stopped"), [("keep", {"manual__r2"}), ("restore", {"manual__r1", "manual__r2"})])
+def test_runs_of_newer_releases_are_ended_and_all_where_data_go_back(
+    warehouse, owner, kept, tmp_path, monkeypatch, data, stopped
+):
+    for release, run_id in ((ONE, "r1"), (TWO, "r2")):
+        ledger.start_run(
+            warehouse.conn, dataclasses.replace(warehouse.run(run_id, "2013-01-01", "2013-02-01"), release=release)
+        )
+    runs = [
+        {"dag_id": "etl_pipeline", "dag_run_id": f"manual__{run_id}", "bundle_version": version}
+        for run_id, version in (("r1", ONE), ("r2", TWO))
+    ]
+    airflow = Airflow(runs)
+    monkeypatch.setattr(rollback, "airflow_of_environment", lambda: airflow)
+    monkeypatch.setattr(rollback.time, "sleep", lambda seconds: None)
+    rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch, data=data), "x")
+    journal = rollback.Journal.open(tmp_path)
+    notes = rollback.hold(owner, journal)
+    assert airflow.calls[:2] == [("etl_pipeline", True), ("orders", True)]
+    assert {run for run, what in airflow.calls[2:]} == stopped
+    states = dict(warehouse.rows("select dag_run_id, state from etl.run"))
+    assert {run for run, state in states.items() if state == "failed"} == stopped
+    assert len(notes["stopped"]) == len(stopped) and notes["published"] == {}
+    journal.done("hold", **notes)
+    airflow.calls.clear()
+    rollback.resume(owner, rollback.Journal.open(tmp_path))
+    assert airflow.calls == [("etl_pipeline", False)], "what the target does not have is not asked for"

@@ -234,23 +234,18 @@ class Retention:
                     yield Item("history versions", one.pipeline, published.name, why, bytes=size, rows=count)
 
     def _events(self) -> Iterator[Item]:
-        for pipeline in self.declared:
-            days = self._days(pipeline, "ledger")
+        for pipeline in (*self.declared, NO_PIPELINE):
             (row,) = self._rows(EVENTS.format(what="count(*) as rows"), self._event_parameters(pipeline))
             if row["rows"]:
-                yield Item(
-                    "events of lineage",
-                    pipeline,
-                    pipeline,
-                    f"older than {days} days, of runs that nothing needs (ledger)",
-                    rows=row["rows"],
-                )
+                why = f"of runs that nothing needs (ledger: {self._days(pipeline, 'ledger')} days)"
+                yield Item("events of lineage", pipeline, pipeline, why, rows=row["rows"])
 
     def _event_parameters(self, pipeline: str) -> dict[str, Any]:
         runs = [
             run_id for run_id, run in self.runs.items() if run["pipeline"] == pipeline and run_id not in self.needed
         ]
-        return {"runs": runs, "before": self.now - timedelta(days=self._days(pipeline, "ledger"))}
+        before = self.now - timedelta(days=self._days(pipeline, "ledger"))
+        return {"runs": runs, "others": pipeline == NO_PIPELINE, "before": before}
 
     def _old_runs(self) -> Iterator[Item]:
         for run in self.runs.values():
@@ -299,7 +294,12 @@ class Retention:
             self.conn.execute("delete from etl.run where run_id = %s and state <> 'running'", (item.what,))
 
 
-EVENTS = "select {what} from etl.lineage_event where run_id = any(%(runs)s) and event_time < %(before)s"
+NO_PIPELINE = "-"  # events of what is no run of a pipeline, such as Airflow's of other DAGs
+EVENTS = """
+select {what} from etl.lineage_event as e
+where e.event_time < %(before)s
+    and (e.run_id = any(%(runs)s) or (%(others)s and not exists (select from etl.run as r where r.run_id = e.run_id)))
+"""
 DELETE_EVENTS = EVENTS.replace("select {what}", "delete")
 
 

@@ -198,3 +198,17 @@ def test_the_ledger_forgets_runs_that_published_nothing(warehouse, lake):
     looked = look(warehouse, lake, datetime.now(UTC) + timedelta(days=800))
     looked.apply(looked.plan())
     assert warehouse.rows("select run_id from etl.run") == [("r1",)]
+
+
+def test_lineage_events_go_with_the_runs_that_nothing_needs(warehouse, lake):
+    fail(warehouse, "old")
+    go(warehouse, warehouse.run("r1", "2013-01-01", "2013-02-01"), flights(JAN, FEB))
+    with warehouse.connect("etl_owner") as conn:
+        for run_id in ("old", "r1", "another_dag", None):
+            conn.execute(
+                "insert into etl.lineage_event values (%s, now(), 'COMPLETE', 'airflow', 'x', gen_random_uuid(), %s, '{}')",
+                (str(run_id), run_id),
+            )
+    looked = look(warehouse, lake, datetime.now(UTC) + timedelta(days=800))
+    looked.apply(looked.plan())
+    assert warehouse.rows("select run_id from etl.lineage_event") == [("r1",)]

@@ -18,6 +18,7 @@ up and starts it.
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -62,6 +63,8 @@ def select() -> dict[str, str]:
         entries = quarantine.open_entries(connection, run.pipeline, params["run_id"], params["rule"])
         ledger.start_run(connection, run)
         url = quarantine.take_up(connection, s3, buckets["quarantine"], declared(), run, entries)
+        document = json.loads(s3.get_object(Bucket=buckets["quarantine"], Key=url.split("/", 3)[3])["Body"].read())
+        events.store(connection, [events.taken_up(run, url, document)])
     return {"run_id": run.run_id, "from": str(run.interval_from), "to": str(run.interval_to), "replay": url}
 
 

@@ -113,11 +113,34 @@ def staged(run: Any, declaration: Declaration, record: Mapping[str, Any], before
                         )
                     },
                     outputFacets=_statistics(counts["rows_out"]),
-                )
+                ),
+                *_quarantined(counts),
             ],
         )
         for name, counts in record["datasets"].items()
     ]
+
+
+def _quarantined(counts: Mapping[str, Any]) -> list[OutputDataset]:
+    if "quarantine" not in counts:
+        return []
+    return [OutputDataset(*_place(counts["quarantine"]), outputFacets=_statistics(sum(counts["rejected"].values())))]
+
+
+def taken_up(run: Any, url: str, document: Mapping[str, Any]) -> RunEvent:
+    """A replay takes up quarantined rows; `document` is what jobs.quarantine.take_up has put to `url`."""
+    inputs = [
+        InputDataset(*_place(entry["prefix"]))
+        for source in document["sources"].values()
+        for entry in source.get("entries", ())
+    ]
+    inputs += [
+        InputDataset(*_place(sealed.rpartition("/")[0]))
+        for source in document["sources"].values()
+        for sealed in source.get("sealed", ())
+    ]
+    output = OutputDataset(*_place(url.rpartition("/")[0]))
+    return _event(run, "replay", run.attempt, inputs, [output])
 
 
 def published(

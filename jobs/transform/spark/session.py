@@ -107,6 +107,7 @@ class Stage:
         self.quarantine = spark.conf.get("spark.etl.quarantine", "s3a://quarantine")
         self.datasets: dict[str, dict] = {}
         self._columns: dict[str, dict[str, str]] = {}
+        self._aside: dict[str, str] = {}
         self._began = time.monotonic()
         others = {"replay": run.replay, "base": run.base}
         self.inputs: dict[str, str] = run.manifests | {name: url for name, url in others.items() if url}
@@ -184,6 +185,7 @@ class Stage:
         prefix = self._new(f"{self.quarantine}/{self.run.path(f'{self.run.pipeline}/{source}')}")
         told = {"run_id": self.run.run_id, "release": release(), "dataset": source}
         rejected = rejected.select(*[F.lit(value).alias(name) for name, value in told.items()], "*")
+        self._aside[f"clean_{source}"] = prefix
         with self.doing(f"{source}, put rejected rows into quarantine"):
             rejected.write.json(prefix, ignoreNullFields=False)
         with self.doing(f"{source}, count rejected rows"):
@@ -217,7 +219,8 @@ class Stage:
     def note(self, name: str, rows_in: int, rows_out: int, **more) -> None:
         """Note and print the counts of a dataset that was written, for a stage that checks them in its own way."""
         counts = {"rows_in": rows_in, "rows_out": rows_out, "rejected": {}, **more}
-        self.datasets[name] = {**counts, "prefix": self.prefix(name), "columns": self._columns[name]}
+        aside = {"quarantine": self._aside[name]} if name in self._aside else {}
+        self.datasets[name] = {**counts, **aside, "prefix": self.prefix(name), "columns": self._columns[name]}
         print(f"{name}: {rows_in} rows in, {rows_out} out, rejected: {counts['rejected'] or 'none'}", flush=True)
 
     def _seal(self) -> dict:

@@ -301,6 +301,8 @@ def _table_problems(
         yield from _absent([*where, "joins", alias], join.get("source", alias), "source", sources)
     for number, column in enumerate(table.get("unknown", ())):
         yield from _absent([*where, "unknown", number], column.partition(".")[0], "source", sources)
+    if "unknown" in table and len(table["key"]) > 1:
+        yield [*where, "unknown"], "a dimension with unknown members has a key of one column"
     columns = _columns(table)
     for name in (*table["key"], *([table["interval"]] if "interval" in table else ())):
         yield from _absent([*where, "key"], name, "column", columns)

@@ -135,6 +135,15 @@ def test_a_name_that_nothing_declares_is_told_with_what_may_be_meant(declare, ol
         load("flights", directory)
 
 
+def test_unknown_members_are_known_by_one_column(declare):
+    directory = declare(("    key: [tailnum]\n  fact", "    key: [tailnum, year]\n  fact"))
+    line = line_of(directory, "unknown: [flights.tailnum]")
+    with pytest.raises(
+        DeclarationError, match=rf"flights.yml:{line}: publish.dim_plane.unknown: .* a key of one column"
+    ):
+        load("flights", directory)
+
+
 def test_what_is_no_yaml_is_told_with_its_line(declare):
     directory = declare(("sources:", "sources: ["))
     with pytest.raises(DeclarationError, match=r"flights.yml:\d+: this is not YAML: expected"):

@@ -27,7 +27,7 @@ nodes = {
   compute = {
     count          = 1
     flavor         = "m1.large" # 8 GB
-    roles          = ["spark_master", "spark_worker", "spark_history", "airflow", "etl_release"]
+    roles          = ["spark_master", "spark_worker", "spark_history", "airflow", "etl_release", "statsd_exporter"]
     public_address = true
   }
   warehouse = {
@@ -40,7 +40,7 @@ nodes = {
   observe = {
     count          = 1
     flavor         = "m1.medium"
-    roles          = ["artifacts", "prometheus", "alertmanager", "blackbox_exporter", "elasticsearch"]
+    roles          = ["artifacts", "prometheus", "alertmanager", "blackbox_exporter", "elasticsearch", "elasticsearch_exporter"]
     public_address = true
   }
 }

@@ -26,7 +26,7 @@ nodes = {
   orchestrate = {
     count  = 1
     flavor = "m1.xlarge"
-    roles  = ["airflow", "etl_release"]
+    roles  = ["airflow", "etl_release", "statsd_exporter"]
   }
   master = {
     count  = 1
@@ -53,7 +53,7 @@ nodes = {
   observe = {
     count  = 1
     flavor = "m1.xlarge"
-    roles  = ["prometheus", "alertmanager", "blackbox_exporter", "elasticsearch"]
+    roles  = ["prometheus", "alertmanager", "blackbox_exporter", "elasticsearch", "elasticsearch_exporter"]
     volumes = {
       metrics = { size = 100, mount = "/var/lib/prometheus" }
       logs    = { size = 200, mount = "/var/lib/elasticsearch" }

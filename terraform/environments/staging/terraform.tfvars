@@ -31,7 +31,7 @@ nodes = {
   orchestrate = {
     count  = 1
     flavor = "m1.large"
-    roles  = ["airflow", "etl_release", "spark_master", "spark_history"]
+    roles  = ["airflow", "etl_release", "statsd_exporter", "spark_master", "spark_history"]
   }
   worker = {
     count    = 2
@@ -48,7 +48,7 @@ nodes = {
   observe = {
     count  = 1
     flavor = "m1.large"
-    roles  = ["artifacts", "prometheus", "alertmanager", "blackbox_exporter", "elasticsearch"]
+    roles  = ["artifacts", "prometheus", "alertmanager", "blackbox_exporter", "elasticsearch", "elasticsearch_exporter"]
     volumes = {
       metrics = { size = 20, mount = "/var/lib/prometheus" }
       logs    = { size = 50, mount = "/var/lib/elasticsearch" }

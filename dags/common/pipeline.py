@@ -63,6 +63,7 @@ def pipeline_dag(pipeline: str, *, dag_id: str, title: str, doc_md: str, **setti
                 "retry_exponential_backoff": True,
                 "max_retry_delay": timedelta(minutes=5),
                 "execution_timeout": timedelta(minutes=15),
+                "on_execute_callback": platform.name_release,
                 "on_failure_callback": record_failure,
             },
             "owner_links": {declaration.owner: f"mailto:{declaration.alerts}"},

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from structlog.contextvars import bind_contextvars
+
 from jobs.declaration import Declaration, Source
 from jobs.extract import count
 from jobs.load.ledger import Run, run_id_of
@@ -26,6 +28,11 @@ def release(root: Path = ROOT) -> str:
     """Id of the release whose bundle version this file belongs to; 'unreleased' in a plain checkout."""
     path = root / "RELEASE"
     return json.loads(path.read_text())["id"] if path.exists() else "unreleased"
+
+
+def name_release(context: dict[str, Any]) -> None:
+    """Let every further log line of the task name the release that runs it."""
+    bind_contextvars(release=release())
 
 
 def run_of(declaration: Declaration, context: dict[str, Any]) -> Run:

@@ -95,6 +95,7 @@ def test_every_task_has_owner_retries_limit_and_docs(declared, dag):
         assert task.retries >= 1 or task.task_id == "publish.audit", f"{task.task_id} is not retried"
         assert timedelta(0) < task.execution_timeout <= timedelta(hours=2), task.task_id
         assert task.doc_md, f"{task.task_id} has no documentation"
+        assert task.on_execute_callback, f"{task.task_id}'s log lines would not name the release"
         assert task.on_failure_callback, f"{task.task_id} would fail unnoticed by the ledger"
 
 

@@ -1,0 +1,45 @@
+"""Every alert that can be caused on a shared platform is caused, seen in Alertmanager, and goes when its cause does."""
+
+import time
+
+import pytest
+
+from tests.causes import SLOW, alerts_of, caused
+from tests.observed import seen, settled, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def drill(platform, prometheus, alertmanager, published):
+    """Everything at once; the way to take it back."""
+    until(lambda: settled(prometheus, alertmanager), 240)
+    with caused(platform, *SLOW) as undo:
+        yield undo
+
+
+@pytest.fixture(scope="module")
+def since() -> float:
+    return time.monotonic()
+
+
+@pytest.mark.usefixtures("drill")
+@pytest.mark.parametrize("alert", alerts_of(SLOW))
+def test_an_alert_fires(alertmanager, alert, since):
+    until(lambda: alert in seen(alertmanager), max(420 - (time.monotonic() - since), 5))
+
+
+@pytest.mark.usefixtures("drill")
+def test_a_host_that_is_down_is_one_alert(alertmanager):
+    told = [
+        each["labels"]["alertname"]
+        for each in alertmanager.get("/api/v2/alerts", inhibited="false")
+        if each["labels"].get("host") == "sources1"
+        and each["labels"]["alertname"] in ("TargetDown", "PortDown", "HostDown")
+    ]
+    assert told == ["HostDown"]
+
+
+def test_alerts_resolve(drill, prometheus, alertmanager):
+    drill()
+    until(lambda: settled(prometheus, alertmanager), 900)

@@ -1,0 +1,126 @@
+"""Outages of what observes: no line is lost, none doubled (counted), alerts fire and resolve.
+
+ETL_OUTAGE_SECONDS shortens the outage of Elasticsearch for a try; the suite takes five minutes.
+"""
+
+import json
+import os
+import time
+
+import pytest
+
+from tests.observed import difference, firing, healthy, lines, say, settled, until, value
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("published")]
+OUTAGE = int(os.environ.get("ETL_OUTAGE_SECONDS", "300"))
+PER_SECOND = 20
+
+
+@pytest.fixture(autouse=True)
+def calm(prometheus, alertmanager):
+    """Nothing fires before, nothing but Watchdog after."""
+    until(lambda: settled(prometheus, alertmanager), 240)
+    yield
+    until(lambda: settled(prometheus, alertmanager), 300)
+
+
+def complete(elasticsearch, unit: str, count: int) -> None:
+    """Wait until all lines are there, and a little longer, which would show lines sent twice."""
+    until(lambda: not difference(elasticsearch, unit, count)[0], 180, every=3)
+    time.sleep(10)
+    assert difference(elasticsearch, unit, count) == ([], [])
+
+
+def test_the_count_sees_what_is_lost_and_what_is_doubled(platform, elasticsearch):
+    host, store = platform.environment.hosts("minio")[0], platform.environment.hosts("elasticsearch")[0]
+    unit = f"etl-planted-{int(time.time())}"
+    say(platform, host, unit, 0, 100)
+    complete(elasticsearch, unit, 100)
+    found = elasticsearch.get("/etl-logs-*/_search", q=f'unit:"{unit}.service"', size=2)["hits"]["hits"]
+    index, lost, doubled = found[0]["_index"], *(int(hit["_source"]["message"].split()[1]) for hit in found)
+    again = json.dumps(found[1]["_source"])
+    curl = "curl -sSf -o /dev/null --config /etc/elasticsearch/retention.curl -H 'Content-Type: application/json'"
+    url = f"https://$(hostname -f):9200/{index}/_doc"
+    platform.run(store, f'{curl} -X DELETE "{url}/{found[0]["_id"]}?refresh=true"')
+    platform.run(store, f"{curl} -X POST \"{url}?refresh=true\" -d '{again}'")
+    assert difference(elasticsearch, unit, 100) == ([lost], [doubled])
+
+
+def test_an_outage_of_elasticsearch_under_load(platform, run_flights, alertmanager, elasticsearch):
+    """Two hosts write all the while, a pipeline runs, a shipper is killed; Elasticsearch is away for OUTAGE seconds."""
+    speakers = [platform.environment.hosts(group)[0] for group in ("minio", "airflow")]
+    store = platform.environment.hosts("elasticsearch")[0]
+    unit, count = f"etl-outage-{int(time.time())}", (OUTAGE + 60) * PER_SECOND
+    assert count < 10000, "more than a search returns"
+    for host in speakers:
+        say(platform, host, f"{unit}-{host}", 0, count, per_second=PER_SECOND)
+    platform.run(store, "systemctl stop elasticsearch.service")
+    try:
+        start = time.monotonic()
+        run = run_flights("2013-03-01", "2013-04-01", "-e", "again=true")
+        platform.run(speakers[0], "systemctl kill --signal KILL rsyslog.service")
+        until(lambda: ("LogsWaiting", speakers[0]) in firing(alertmanager), 240)
+        time.sleep(max(0.0, OUTAGE - (time.monotonic() - start)))
+    finally:
+        platform.run(store, "systemctl start elasticsearch.service")
+    until(lambda: healthy(elasticsearch), 300)
+    for host in speakers:
+        complete(elasticsearch, f"{unit}-{host}", count)
+    assert run.ledger["state"] == "published"
+    run_id = run.ledger["run_id"]
+    pattern = f"/var/log/airflow/dag_id=*/run_id={run_id}/task_id=*/attempt=*.log"
+    written = int(platform.run(speakers[1], f"cat {pattern} | wc -l"))
+    until(lambda: len(lines(elasticsearch, "run_id", run_id)) >= written, 120)
+    assert len(lines(elasticsearch, "run_id", run_id)) == written
+
+
+def test_a_full_disk_of_the_shipper(platform, elasticsearch):
+    """The queue's directory is a file system of 4 MB that fills while Elasticsearch is away."""
+    host, store = platform.environment.hosts("minio")[0], platform.environment.hosts("elasticsearch")[0]
+    unit, count = f"etl-full-{int(time.time())}", 9000
+    spool = "/var/spool/rsyslog"
+    platform.run(
+        host,
+        "systemctl stop rsyslog && mkdir -p /mnt/small && mount -t tmpfs -o size=4m,mode=0700 tmpfs /mnt/small && "
+        f"cp -a {spool}/. /mnt/small/ && mount --bind /mnt/small {spool} && systemctl start rsyslog",
+    )
+    try:
+        say(platform, host, unit, 0, 100)
+        platform.run(store, "systemctl stop elasticsearch.service")
+        say(platform, host, unit, 100, count - 100)
+        until(lambda: int(platform.run(host, f"df --output=avail -B 1 {spool} | tail -n 1")) < 65536, 120)
+        platform.run(store, "systemctl start elasticsearch.service")
+        until(lambda: healthy(elasticsearch), 300)
+        complete(elasticsearch, unit, count)
+    finally:
+        platform.run(store, "systemctl start elasticsearch.service")
+        platform.run(
+            host,
+            f"systemctl stop rsyslog && umount {spool} && cp -a /mnt/small/. {spool}/ && umount /mnt/small; systemctl start rsyslog",
+        )
+
+
+def test_prometheus_is_restarted_while_an_alert_fires(platform, prometheus, alertmanager):
+    """Killed, not stopped: what it had measured is still there, the alert goes on and resolves."""
+    host, watcher = platform.environment.hosts("node_exporter")[0], platform.environment.hosts("prometheus")[0]
+    platform.run(host, "systemctl stop prometheus-node-exporter.service")
+    try:
+        until(lambda: ("TargetDown", host) in firing(alertmanager), 90)
+        query = f"count_over_time(up[10m] @ {time.time() - 60})"
+        before = value(prometheus, query)
+        platform.run(watcher, "systemctl kill --signal KILL prometheus.service")
+        until(lambda: ready(prometheus), 120)
+        assert value(prometheus, query) == before
+        until(lambda: value(prometheus, f'ALERTS{{alertname="TargetDown", host="{host}", alertstate="firing"}}'), 60)
+        assert ("TargetDown", host) in firing(alertmanager)
+    finally:
+        platform.run(host, "systemctl start prometheus-node-exporter.service")
+    until(lambda: ("TargetDown", host) not in firing(alertmanager), 120)
+
+
+def ready(prometheus) -> bool:
+    """Whether Prometheus has read its log of samples and answers."""
+    try:
+        return prometheus.session.get(prometheus.url + "/-/ready", timeout=10).ok
+    except OSError:
+        return False

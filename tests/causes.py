@@ -1,6 +1,7 @@
 """What makes each alert fire on a deployed platform, and what takes it back."""
 
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,8 +41,13 @@ def caused(platform: Deployed, *causes: Cause) -> Iterator[Callable[[], None]]:
         undo()
 
 
-DWH = "sudo -u postgres psql -qd dwh -v ON_ERROR_STOP=1 -c"
-META = "sudo -u postgres psql -qp 5433 -d airflow -v ON_ERROR_STOP=1 -c"
+def sql(cluster: str, statements: str) -> str:
+    """A command that runs SQL as the superuser of a cluster (dwh, meta)."""
+    port, database = {"dwh": (5432, "dwh"), "meta": (5433, "airflow")}[cluster]
+    psql = f"sudo -u postgres psql --quiet --output /dev/null -v ON_ERROR_STOP=1 -p {port} -d {database}"
+    return f"printf %s {shlex.quote(statements)} | {psql}"
+
+
 RULES = "/etc/prometheus/rules"
 RELOAD = "systemctl reload prometheus"
 DAGS = (
@@ -49,30 +55,35 @@ DAGS = (
     "git -c user.name=drill -c user.email=drill@localhost commit -qm drill; git push -q"
 )
 # Runs in the ledger that never were: one failed its audits and put half of its rows into quarantine, one has been going
-# for a day, and the last thing it published was two days ago.
+# for a day and published nothing since two days, one lost a row.
 PLANT = """
 with run as (
   insert into etl.run (run_id, dag_run_id, pipeline, release, attempt, interval_from, interval_to, state, started_at, finished_at)
   select n, n, n, (select release from etl.run order by started_at desc limit 1), 1, '2013-01-01', '2013-02-01', s, t, f
-  from (values ('planted-failed', 'failed', now(), now()), ('planted-late', 'running', now() - interval '1 day', null)) as v (n, s, t, f)
+  from (
+    values
+    ('planted-failed', 'failed', now(), now()),
+    ('planted-late', 'running', now() - interval '1 day', null),
+    ('planted-lost', 'published', now(), now())
+  ) as v (n, s, t, f)
   returning run_id
 ), source as (
-  insert into etl.run_source (run_id, dataset, attempt, source, format, files, row_count, manifest)
-  select 'planted-failed', 'd', 1, 's', 'csv', 1, 100, '{}' from run where run_id = 'planted-failed'
+  insert into etl.run_source (run_id, dataset, attempt, source, format, files, row_count, source_rows, manifest)
+  select run_id, 'd', 1, 's', 'csv', 1, 100, 100, '{}' from run where run_id <> 'planted-late'
 ), reject as (
-  insert into etl.run_reject (run_id, stage, dataset, rule, row_count)
-  select 'planted-failed', 'clean_data', 'd', 'r', 50 from run where run_id = 'planted-failed'
+  insert into etl.run_reject (run_id, stage, dataset, rule, row_count) values ('planted-failed', 'clean_data', 'clean_d', 'r', 50)
 ), audit as (
   insert into etl.audit_result (run_id, dataset, audit, passed, expected, found)
-  select 'planted-failed', 'd', 'a', false, '1', '2' from run where run_id = 'planted-failed'
+  values ('planted-failed', 'd', 'a', false, '1', '2')
+), published as (
+  insert into etl.run_published (run_id, dataset, row_count) values ('planted-lost', 'd', 99)
 )
-insert into etl.publication (run_id, attempt, published_at)
-select 'planted-late', 1, now() - interval '2 days' from run where run_id = 'planted-late'
-""".replace("\n", " ").replace("'", "'\\''")
-UPROOT = (
-    "delete from etl.publication where run_id = '\\''planted-late'\\''; "
-    "delete from etl.run where run_id in ('\\''planted-failed'\\'', '\\''planted-late'\\'')"
-)
+insert into etl.publication (run_id, attempt, published_at) values ('planted-late', 1, now() - interval '2 days')
+"""
+UPROOT = """
+delete from etl.publication where run_id = 'planted-late';
+delete from etl.run where run_id like 'planted-%'
+"""
 CONNECTIONS = (
     "systemd-run --quiet --collect --unit drill-connections --uid etl-psql sh -c "
     "'for i in $(seq 56); do psql service=dwh_read -c \"select pg_sleep(600)\" & done; wait'"
@@ -91,9 +102,9 @@ GATE = (
     Cause(
         "runs fail, hang and publish nothing",
         "postgresql",
-        f"{DWH} '{PLANT}'",
-        f"{DWH} '{UPROOT}'",
-        ("RunFailed", "RunLate", "AuditFailed", "QuarantineRateHigh", "PublishedStale"),
+        sql("dwh", PLANT),
+        sql("dwh", UPROOT),
+        ("RunFailed", "RunLate", "AuditFailed", "QuarantineRateHigh", "PublishedStale", "RowsUnaccounted"),
     ),
 )
 SLOW = (
@@ -135,16 +146,19 @@ SLOW = (
     Cause(
         "an exporter may not read a table",
         "postgresql",
-        f"{DWH} 'revoke select on etl.run_stage from etl_metrics'",
-        f"{DWH} 'grant select on etl.run_stage to etl_metrics'",
+        sql("dwh", "revoke select on etl.run_stage from etl_metrics"),
+        sql("dwh", "grant select on etl.run_stage to etl_metrics"),
         ("ExporterQueryFailing",),
     ),
     Cause(
         "a cluster refuses its exporter",
         "postgresql",
-        f"{META} 'alter role etl_metrics nologin' && "
-        f"{META} 'select pg_terminate_backend(pid) from pg_stat_activity where usename = $$etl_metrics$$' > /dev/null",
-        f"{META} 'alter role etl_metrics login'",
+        sql(
+            "meta",
+            "alter role etl_metrics nologin; "
+            "do $$ begin perform pg_terminate_backend(pid) from pg_stat_activity where usename = 'etl_metrics'; end $$",
+        ),
+        sql("meta", "alter role etl_metrics login"),
         ("PostgresDown",),
     ),
     Cause(
@@ -158,10 +172,18 @@ SLOW = (
         "objectives are out of reach",
         "prometheus",
         f"cp -a {RULES}/objectives.yml /var/tmp/ && sed -Ei "
-        f"'/(disk_free|memory_free)_ratio/s/vector.*/vector(1)}}/; /certificate_seconds/s/vector.*/vector(1e9)}}/' "
+        f"'/(disk|memory)_free/s/vector.*/vector(1)}}/; /certificate/s/vector.*/vector(1e9)}}/; /backup/s/vector.*/vector(0)}}/' "
         f"{RULES}/objectives.yml && {RELOAD}",
         f"mv /var/tmp/objectives.yml {RULES}/ && {RELOAD}",
-        ("DiskAlmostFull", "MemoryLow", "CertificateExpiring"),
+        ("DiskAlmostFull", "MemoryLow", "CertificateExpiring", "BackupStale"),
+    ),
+    Cause(
+        "the archive of the log is away",
+        "pgbackrest",
+        "ip route add blackhole $(getent hosts lake1 | cut -d ' ' -f 1)/32; "
+        + "; ".join([sql("dwh", "create table public.drill (); drop table public.drill; select pg_switch_wal()")] * 4),
+        "ip route del blackhole $(getent hosts lake1 | cut -d ' ' -f 1)/32",
+        ("WalWaiting",),
     ),
     Cause(
         "a rule cannot be evaluated",
@@ -205,9 +227,10 @@ SLOW = (
 ELSEWHERE = {
     "Watchdog": "fires always",
     "LogsWaiting": "test_outages.py",
+    "BackupBroken": "would take the backups that others may need",
     "ObjectStoreDegraded": "the lab's store has one drive: it stops instead",
 }
 
 
-def alerts_of(causes: tuple[Cause, ...]) -> list[str]:
+def alerts_of(causes: Iterable[Cause]) -> list[str]:
     return [alert for cause in causes for alert in cause.alerts]

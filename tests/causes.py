@@ -89,6 +89,7 @@ CONNECTIONS = (
     "'for i in $(seq 56); do psql service=dwh_read -c \"select pg_sleep(600)\" & done; wait'"
 )
 LOGS = "https://$(hostname -f):9200/etl-logs-2000.01.01"
+DROP_IN = "/run/systemd/system/elasticsearch-retention.service.d"
 CURL = "curl -sSf -o /dev/null --config /etc/elasticsearch/retention.curl"
 
 GATE = (
@@ -121,6 +122,14 @@ SLOW = (
         "systemctl stop spark-history",
         "systemctl start spark-history",
         ("UnitDown", "PortDown"),
+    ),
+    Cause(
+        "the job of a timer fails",
+        "elasticsearch",
+        f"mkdir -p {DROP_IN} && printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' > {DROP_IN}/drill.conf && "
+        "systemctl daemon-reload && ! systemctl start elasticsearch-retention",
+        f"rm -r {DROP_IN} && systemctl daemon-reload && systemctl start elasticsearch-retention",
+        ("JobFailed",),
     ),
     Cause(
         "a worker stops",

@@ -19,7 +19,7 @@ from jobs.rollback.rollback_s3 import S3Store
 from tests import stores
 
 ROOT = Path(__file__).resolve().parents[2]
-BUCKETS = ("raw", "curated", "quarantine", "releases", "backups", "logs")
+BUCKETS = ("raw", "curated", "quarantine", "releases", "backups", "logs", "snapshots")
 PUT, GET, DELETE, LIST = "s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:ListBucket"
 
 # What the pipeline's parts do with buckets (docs/architecture), written down here a second time on purpose.
@@ -40,7 +40,8 @@ RIGHTS = {
     },
     "etl-release": {"releases": {PUT, GET, LIST}},
     "etl-backup": {"backups": {PUT, GET, DELETE, LIST}},
-    "etl-rollback": {bucket: {PUT, GET, DELETE, LIST} for bucket in BUCKETS if bucket != "logs"},
+    "etl-rollback": {bucket: {PUT, GET, DELETE, LIST} for bucket in BUCKETS if bucket not in ("logs", "snapshots")},
+    "etl-snapshot": {"snapshots": {PUT, GET, DELETE, LIST}},
     "etl-metrics": {},
 }
 
@@ -59,7 +60,7 @@ def policies():
     """The policy of each user, rendered from the role's defaults and the platform's values."""
     defaults = yaml.safe_load((ROOT / "roles/minio/defaults/main.yml").read_text())
     platform = yaml.safe_load((ROOT / "inventories/platform.yml").read_text())
-    users = ("nifi", "spark", "airflow", "release", "backup", "rollback")
+    users = ("nifi", "spark", "airflow", "release", "backup", "rollback", "snapshot")
     secrets = {f"platform_s3_{user}_secret_key": "secret" for user in users}
     secrets["minio_metrics_secret_key"] = "secret"
     variables = trusted({**defaults, **{k: v for k, v in platform.items() if k.startswith("platform_s3_")}, **secrets})

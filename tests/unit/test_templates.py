@@ -55,7 +55,7 @@ LOOPS = {
 # What tasks register or hand over before they render.
 REGISTERED = {
     "postgresql_settings": {"archive_mode": "on", "archive_command": "push --stanza={cluster} %p"},
-    "__elasticsearch_exporter_root": {"status": 404},
+    "__elasticsearch_exporter_root": {"status": 405},
     "__elasticsearch_exporter_nodes": {
         "json": {"cluster_name": "c", "nodes": {"id": {"name": "n", "version": "8.0.0", "build_hash": "0f"}}}
     },

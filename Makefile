@@ -16,7 +16,7 @@ timed     = @.ci/timed $@
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-system test-terraform test test-all bench psql credentials ssh lock dashboards pictures clean
+.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-upgrade test-system test-terraform test test-all bench psql credentials ssh lock dashboards pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ test-unit: setup ## tests that need no hosts
 test-platform: setup ## molecule: deploy once, second run changes nothing, drift is found, hosts verified
 	@$(BIN)/molecule reset --scenario-name platform >/dev/null
 	$(timed) $(BIN)/molecule test --scenario-name platform --destroy never --no-command-borders
+
+test-upgrade: setup ## molecule: the release before (ETL_UPGRADE_FROM, default HEAD~1), upgraded to this one, and taken back
+	$(timed) $(BIN)/molecule test --scenario-name upgrade --no-command-borders
 
 test-system: setup ## the pipeline on the deployed platform, against the oracle
 	$(timed) $(BIN)/pytest tests/system -m "not slow" $(ARGS)

@@ -648,6 +648,10 @@ def planned(conn: Any, directory: Path, arguments: argparse.Namespace, given: Ma
                 f"rollback {content['id']} (-e to={content['plan']['to']} -e data={content['plan']['data']}) has not come to its end: "
                 "run it again, or give it up with -e abandon=true"
             )
+        if given.get("current") not in (None, content["plan"]["from"], content["plan"]["to"]):
+            raise RollbackError(
+                f"release {given['current']} was deployed since rollback {content['id']} began: start anew with -e abandon=true"
+            )
         document = content["plan"] | {
             "id": content["id"],
             "started_at": content["started_at"],

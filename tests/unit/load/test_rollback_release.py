@@ -73,11 +73,13 @@ def owner(warehouse):
         yield conn
 
 
-def ask(owner, kept, directory, monkeypatch, data="restore", to=ONE, abandon=False):
+def ask(owner, kept, directory, monkeypatch, data="restore", to=ONE, abandon=False, current=TWO):
     monkeypatch.setattr(releases, "store", lambda: kept)
     monkeypatch.setenv("DATA_BUCKETS", "")
     arguments = argparse.Namespace(to=to, data=data, force=False, abandon=abandon)
-    return rollback.planned(owner, directory, arguments, {"current": TWO, "environment": "local", "commits": [ONE * 3]})
+    return rollback.planned(
+        owner, directory, arguments, {"current": current, "environment": "local", "commits": [ONE * 3]}
+    )
 
 
 def test_the_newer_runs_are_swapped_back_and_nothing_else(warehouse, owner, kept, tmp_path, monkeypatch):
@@ -142,6 +144,8 @@ def test_a_rollback_under_way_is_gone_on_with(warehouse, owner, kept, tmp_path, 
     assert "goes on after: hold" in again["text"]
     resumed = rollback.started(owner, tmp_path, again, "x")
     assert resumed["id"] == first["id"] and resumed["left"] == list(rollback.STEPS[1:])
+    with pytest.raises(rollback.RollbackError, match="333333333333 was deployed since"):
+        ask(owner, kept, tmp_path, monkeypatch, current="333333333333")
     with pytest.raises(rollback.RollbackError, match="has not come to its end"):
         ask(owner, kept, tmp_path, monkeypatch, data="keep")
     other = rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch, data="keep", abandon=True), "y")

@@ -27,7 +27,7 @@ nodes = {
   compute = {
     count          = 1
     flavor         = "m1.large" # 8 GB
-    roles          = ["spark_master", "spark_worker", "spark_history", "airflow", "etl_release", "statsd_exporter"]
+    roles          = ["spark_master", "spark_worker", "spark_history", "airflow", "etl_release", "rollback_notifier", "statsd_exporter"]
     public_address = true
   }
   warehouse = {

@@ -26,7 +26,7 @@ nodes = {
   orchestrate = {
     count  = 1
     flavor = "m1.xlarge"
-    roles  = ["airflow", "etl_release", "statsd_exporter"]
+    roles  = ["airflow", "etl_release", "rollback_notifier", "statsd_exporter"]
   }
   master = {
     count  = 1

@@ -31,7 +31,7 @@ nodes = {
   orchestrate = {
     count  = 1
     flavor = "m1.large"
-    roles  = ["airflow", "etl_release", "statsd_exporter", "spark_master", "spark_history"]
+    roles  = ["airflow", "etl_release", "rollback_notifier", "statsd_exporter", "spark_master", "spark_history"]
   }
   worker = {
     count    = 2

@@ -92,7 +92,7 @@ variable "role_of" {
 variable "single_roles" {
   description = "Roles that cannot be spread over several hosts."
   type        = set(string)
-  default     = ["airflow", "alertmanager", "artifacts", "elasticsearch", "etl_release", "minio", "nifi", "postgresql", "prometheus", "spark_history", "spark_master"]
+  default     = ["airflow", "alertmanager", "artifacts", "elasticsearch", "etl_release", "minio", "nifi", "postgresql", "prometheus", "rollback_notifier", "spark_history", "spark_master"]
 }
 
 variable "image" {

@@ -61,6 +61,13 @@ def missing(conn: psycopg.Connection, s3: Any, bucket: str) -> list[dict[str, An
     ]
 
 
+def _known(s3: Any, bucket: str, named: Collection[str], found: Collection[str]) -> None:
+    """LookupError unless every run that somebody named is missing, or was withdrawn before."""
+    withdrawn = {event["run_id"] for event in journal.read(s3, bucket) if event["event"] == "withdrawn"}
+    if unknown := sorted(set(named) - set(found) - withdrawn):
+        raise LookupError(f"not among the runs that are missing: {', '.join(unknown)}")
+
+
 def describe(event: dict[str, Any]) -> dict[str, Any]:
     """One event for people: which run, which interval, when it was published, how many rows were extracted for it."""
     run, tables = event["ledger"]["run"], event["ledger"]["tables"]
@@ -78,11 +85,10 @@ def describe(event: dict[str, Any]) -> dict[str, Any]:
 def plan(conn: psycopg.Connection, s3: Any, bucket: str, leave_out: Collection[str] = ()) -> dict[str, Any]:
     """{"publish": [...], "leave_out": [...]}: what `republish` would do, each run as `describe` has it.
 
-    Raises LookupError when a run to be left out is not among the missing ones.
+    Raises LookupError when a run to be left out is not among the missing ones, nor was withdrawn before.
     """
     found = [describe(event) for event in missing(conn, s3, bucket)]
-    if unknown := sorted(set(leave_out) - {run["run_id"] for run in found}):
-        raise LookupError(f"not among the runs that are missing: {', '.join(unknown)}")
+    _known(s3, bucket, leave_out, [run["run_id"] for run in found])
     return {
         "publish": [run for run in found if run["run_id"] not in leave_out],
         "leave_out": [run for run in found if run["run_id"] in leave_out],
@@ -195,9 +201,8 @@ def main(argv: list[str]) -> int:
                 )
             else:
                 found = [event["run_id"] for event in missing(conn, s3, given.bucket)]
-                if unknown := sorted(set(given.runs) - set(found)):
-                    raise LookupError(f"not among the runs that are missing: {', '.join(unknown)}")
-                chosen = given.runs or found
+                _known(s3, given.bucket, given.runs, found)
+                chosen = [run_id for run_id in found if run_id in (given.runs or found)]
                 document = {"withdrawn": [journal.withdraw(s3, given.bucket, run_id) and run_id for run_id in chosen]}
     except (LookupError, RepublishFailed, psycopg.Error) as error:
         print(f"republish: {error}", file=sys.stderr)

@@ -108,6 +108,7 @@ def test_a_bad_run_stays_away_for_good(warehouse, moments):
         again(back, leave_out=["r9"])
     done = again(back, leave_out=["bad"])
     assert [run["run_id"] for run in done["leave_out"]] == ["bad"]
+    assert again(back, leave_out=["bad"]) == {"publish": [], "leave_out": []}, "said once more"
     assert back.rows("select max(dep_delay_minutes), count(distinct run_id) from dwh.fact_flight") == [(5, 2)]
     assert [e["run_id"] for e in republish.missing(back.conn, back.lake, "curated")] == []
 

@@ -32,6 +32,7 @@ lost: {type: list, returned: always, description: "Runs published after the mome
 minutes: {type: float, returned: always, description: "From the moment until now, at most"}
 """
 
+SOCKET = "/var/run/postgresql"
 LOST = """
 select
     p.run_id, r.pipeline, r.release, to_char(p.published_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS'),
@@ -59,7 +60,7 @@ def ask(given: dict, query: str, arguments: tuple = (), database: str = "postgre
     import psycopg2
 
     try:
-        connection = psycopg2.connect(host="/var/run/postgresql", port=given["port"], dbname=database)
+        connection = psycopg2.connect(host=SOCKET, user="postgres", port=given["port"], dbname=database)
     except psycopg2.OperationalError:
         return None
     with connection, connection.cursor() as cursor:

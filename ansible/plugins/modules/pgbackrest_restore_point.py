@@ -25,6 +25,7 @@ RETURN = """
 point: {type: dict, returned: always, description: "name, lsn, time (ISO, UTC), timeline, label (of the backup)"}
 """
 
+SOCKET = "/var/run/postgresql"
 # A transaction that commits is what a recovery to a moment looks for: without one after the moment it would find no end.
 MAKE = "select pg_current_xact_id()"
 POINT = """
@@ -46,7 +47,7 @@ def make(module: AnsibleModule) -> dict:
     if not stanza["backup"]:
         raise RuntimeError(f"{given['stanza']} has no backup yet: playbooks/backup.yml makes one")
     label = stanza["backup"][-1]["label"]
-    connection = psycopg2.connect(host="/var/run/postgresql", port=given["port"], dbname="postgres")
+    connection = psycopg2.connect(host=SOCKET, user="postgres", port=given["port"], dbname="postgres")
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute(MAKE)

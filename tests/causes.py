@@ -234,6 +234,7 @@ SLOW = (
 )
 # Alerts that are not caused here, and why.
 ELSEWHERE = {
+    "RollbackProposed": "test_rollback_notifier.py",
     "Watchdog": "fires always",
     "LogsWaiting": "test_outages.py",
     "BackupBroken": "would take the backups that others may need",

@@ -51,7 +51,9 @@ def bad_run(platform, warehouse, run_flights):
 def test_an_alert_leads_to_an_approved_undo(platform, warehouse, alertmanager, approve, bad_run):
     before, run_id = bad_run
     spoilt = warehouse.contents()
-    alert = {"labels": {"alertname": "PublishedBad", "rollback": "undo", "run_id": run_id, "pipeline": "flights"}}
+    # A pipeline of its own: the cool-down is one of rule and pipeline, and this test may run twice within it.
+    labels = {"alertname": "PublishedBad", "rollback": "undo", "run_id": run_id, "pipeline": f"test-{time.time_ns()}"}
+    alert = {"labels": labels}
     ends = {"endsAt": (datetime.now(UTC) + timedelta(minutes=10)).isoformat()}
     alertmanager.session.post(f"{alertmanager.url}/api/v2/alerts", json=[alert | ends], timeout=30).raise_for_status()
     try:

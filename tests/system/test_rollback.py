@@ -169,22 +169,27 @@ def add_flow(root: Path, name: str, **parameters: str) -> None:
     (flows / f"{name}.json").write_text(json.dumps(definition))
 
 
-@pytest.fixture(scope="module")
-def newer(line, good) -> str:
-    """A release with a unit, a DAG, a flow, another version of a flow, and a migration more."""
+def change(root: Path) -> None:
+    """A unit, a DAG, a flow, another version of a flow, and a migration more."""
+    (root / "jobs/units").mkdir(exist_ok=True)
     for name, content in {"etl-probe.service": PROBE_SERVICE, "etl-probe.timer": PROBE_TIMER}.items():
-        (line.root / "jobs/units").mkdir(exist_ok=True)
-        (line.root / "jobs/units" / name).write_text(content)
-    (line.root / "dags/probe.py").write_text(PROBE_DAG)
-    flights = line.root / "jobs/extract/nifi/flows/flights.json"
+        (root / "jobs/units" / name).write_text(content)
+    (root / "dags/probe.py").write_text(PROBE_DAG)
+    flights = root / "jobs/extract/nifi/flows/flights.json"
     definition = json.loads(flights.read_text())
     definition["flowContents"]["comments"] += " Changed."
     flights.write_text(json.dumps(definition))
-    add_flow(line.root, "probe")
-    migrations = line.root / "jobs/load/migrations"
+    add_flow(root, "probe")
+    migrations = root / "jobs/load/migrations"
     level = len(list(migrations.glob("*.up.sql"))) + 1
     (migrations / f"{level:04d}_probe.up.sql").write_text("create table dwh.probe (i integer primary key);\n")
     (migrations / f"{level:04d}_probe.down.sql").write_text("-- loses: dwh.probe\ndrop table dwh.probe;\n")
+
+
+@pytest.fixture(scope="module")
+def newer(line, good) -> str:
+    """A release that differs in all of them."""
+    change(line.root)
     return line.commit("a newer release")
 
 
@@ -293,11 +298,11 @@ def test_what_was_taken_back_is_refused(forth, good, line, host):
     assert host.current() == good
 
 
-def test_a_failed_deployment_leaves_the_release_before_whole(forth, good, line, host, before, warehouse):
-    """Its migration and its first flow are in place when the second flow fails."""
-    line.git("checkout", "--quiet", "--force", forth)
+def test_a_failed_deployment_leaves_the_release_before_whole(good, line, host, before, warehouse):
+    """Its migration and two of its flows are in place when the third flow fails."""
+    line.git("checkout", "--quiet", "--force", "--detach", good)
+    change(line.root)
     add_flow(line.root, "zprobe", **{"probe.missing": ""})
-    (line.root / "jobs/extract/nifi/flows/probe.json").unlink()
     failing = line.commit("a release that cannot be deployed")
     deployed = line.deploy()
     assert deployed.returncode != 0

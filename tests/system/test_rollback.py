@@ -153,8 +153,8 @@ def good(line, host) -> str:
     return host.current()
 
 
-def add_flow(root: Path, name: str, **parameters: str) -> None:
-    """A copy of the flights' flow under another name and port."""
+def add_flow(root: Path, name: str, port: int = PORT, parameters: tuple[str, ...] = ()) -> None:
+    """A copy of the flights' flow under another name and port, with more parameters."""
     flows = root / "jobs/extract/nifi/flows"
     definition = json.loads((flows / "flights.json").read_text())
     contents = definition["flowContents"]
@@ -162,7 +162,7 @@ def add_flow(root: Path, name: str, **parameters: str) -> None:
     definition["parameterContexts"] = {name: definition["parameterContexts"]["flights"] | {"name": name}}
     for processor in contents["processors"]:
         if processor["type"].endswith(".HandleHttpRequest"):
-            processor["properties"]["Listening Port"] = str(PORT)
+            processor["properties"]["Listening Port"] = str(port)
     for parameter in parameters:
         entry = {"name": parameter, "sensitive": False, "description": "", "value": None}
         definition["parameterContexts"][name]["parameters"].append(entry)
@@ -302,7 +302,7 @@ def test_a_failed_deployment_leaves_the_release_before_whole(good, line, host, b
     """Its migration and two of its flows are in place when the third flow fails."""
     line.git("checkout", "--quiet", "--force", "--detach", good)
     change(line.root)
-    add_flow(line.root, "zprobe", **{"probe.missing": ""})
+    add_flow(line.root, "zprobe", PORT - 1, ("probe.missing",))
     failing = line.commit("a release that cannot be deployed")
     deployed = line.deploy()
     assert deployed.returncode != 0

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -151,6 +151,8 @@ class Grafana:
         return [value for value in shown if value is not None and value != "" and value == value]
 
     def _prometheus(self, target: dict, view: View) -> list[dict]:
+        # The last hour at most: a longer range has longer steps, and what is new shows only when one has passed.
+        view = replace(view, since=max(view.since, view.until - timedelta(hours=1)))
         query = view.put_in(target["expr"], "prometheus")
         if target.get("instant"):
             result = self.prometheus.get("/api/v1/query", query=query, time=view.until.timestamp())["data"]["result"]

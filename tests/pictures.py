@@ -142,7 +142,8 @@ def draw_timeseries(picture, panel, answers, x, y, w, h, settings, view):
     low, high = min([*points, settings.get("min", min(points, default=0))], default=0), max(points, default=1)
     bars = settings["custom"]["drawStyle"] == "bars"
     since, until = view.since.timestamp(), view.until.timestamp()
-    times = [moment for line in found.values() for moment, value in line if value]
+    shown = [point for line in found.values() for point in line]
+    times = [moment for moment, value in shown if value] or [moment for moment, _ in shown]
     since = (
         max(since, min(times) - (until - min(times)) * 0.05) if times else since
     )  # what is shown begins with the data

@@ -1,7 +1,7 @@
 """
 ### Flights from New York
 
-Reads flights (PostgreSQL), planes (MariaDB), airlines and airports (files over SFTP) of one interval and publishes
+Reads flights (files over SFTP and PostgreSQL), weather (REST), planes (MariaDB), airlines and airports (files) of one interval and publishes
 `dwh.fact_flight` by month, the dimensions and the delay aggregates. The declaration is `jobs/pipelines/flights.yml`.
 
 | group | what happens | where to look |

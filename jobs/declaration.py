@@ -85,6 +85,11 @@ class Source:
     records: str | None = None
     page: Page | None = None
 
+    @property
+    def several_files(self) -> bool:
+        """Whether the declared name stands for a number of files."""
+        return self.files is not None and any(letter in self.files for letter in "*?%")
+
     def overlap(self, start: datetime, end: datetime) -> tuple[datetime, datetime] | None:
         """The part of [start, end) for which this source is asked; None when it has nothing in it."""
         start, end = max(start, self.since), min(end, self.until)
@@ -223,6 +228,8 @@ def _sources(name: str, value: dict[str, Any]) -> Iterator[Source]:
     shared = dict(value)
     for origin, more in shared.pop("from", {"": {}}).items():
         given = shared | more
+        if given["kind"] == "rest":
+            given["format"] = "json"
         yield Source(
             name=f"{name}_{origin}" if origin else name,
             dataset=name,

@@ -102,10 +102,16 @@ def take_up(
     origins = sorted({entry.run_id for entry in entries})
     sealed = _sealed(conn, origins)
     sources: dict[str, Any] = {}
-    for name in declaration.sources:
+    taken = {declaration.sources[entry.dataset].dataset for entry in entries}
+    known = {declaration.sources[name].dataset for _, name in sealed if name in declaration.sources}
+    for name, source in declaration.sources.items():
         mine = [entry for entry in entries if entry.dataset == name]
         if not mine:
+            if source.dataset in taken:
+                continue  # what another source of the same dataset has is published
             urls = sorted({url for origin in origins for url in sealed.get((origin, name), ())})
+            if not urls and source.dataset != name and source.dataset in known:
+                continue
             if not urls:
                 raise ReplayError(
                     f"the ledger has no manifest of {name} for {', '.join(origins)}: its rows cannot be joined"
@@ -291,9 +297,17 @@ def merge(conn: psycopg.Connection, declaration: Declaration, run: Run) -> None:
             cursor.execute(sql.SQL("analyze {staged}").format(**parts))
             cursor.execute(
                 "delete from etl.run_reject where run_id = %s and stage = 'merge' and dataset = any(%s)",
-                (run.run_id, [fact.name, f"clean_{fact.source}"]),
+                (run.run_id, [fact.name, *(f"clean_{name}" for name in declaration.sources)]),
             )
-            for dataset in (fact.name, f"clean_{fact.source}") if superseded else ():
+            taken = [
+                row[0]
+                for row in cursor.execute(
+                    "select distinct dataset from etl.quarantine_replay where replay_run_id = %s order by 1",
+                    (run.run_id,),
+                )
+                if declaration.sources[row[0]].dataset == fact.source
+            ]
+            for dataset in (fact.name, *(f"clean_{name}" for name in taken[:1])) if superseded else ():
                 cursor.execute(
                     "insert into etl.run_reject (run_id, stage, dataset, rule, row_count) values (%s, 'merge', %s, 'superseded', %s)",
                     (run.run_id, dataset, superseded),

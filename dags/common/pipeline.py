@@ -6,6 +6,7 @@ A pipeline's file in dags/ is its documentation and one call of `pipeline_dag`; 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -142,16 +143,25 @@ class Steps:
     def extract(self, source: Source) -> Any:
         @task(task_id=source.name, execution_timeout=timedelta(minutes=30))
         def extract_dataset() -> str:
-            """Ask NiFi for the dataset and wait for its sealed manifest, whose URL it returns; one that is there already is reused."""
+            """Ask NiFi for the dataset and wait for its sealed manifest, whose URL it returns; one that is there already is reused.
+
+            A source that has no days of the run's interval is not asked.
+            """
             run = self.current_run()
+            bounds = source.overlap(run.interval_from, run.interval_to)
+            if bounds is None:
+                return manifest.NOT_ASKED
+            part = replace(run, interval_from=bounds[0], interval_to=bounds[1])
             s3, buckets = platform.object_store()
-            sealed, before = manifest.find_sealed(s3, buckets["raw"], source.connection, source.name, run), None
-            files = platform.landed_files(source.connection, source.files) if source.kind == "sftp" else []
+            sealed, before = manifest.find_sealed(s3, buckets["raw"], source.connection, source.name, part), None
             if sealed is None:
-                before = platform.source_count(source, run, files)
                 with platform.nifi(self.declaration.port) as (session, url):
-                    sealed = request.extract(session, url, s3, buckets["raw"], run, source, files)
-            after = platform.source_count(source, run, files)
+                    files = platform.landed_files(source, part, session, url)
+                    before = platform.source_count(self.declaration, source, part, [file["name"] for file in files])
+                    sealed = request.extract(session, url, s3, buckets["raw"], part, source, files)
+            after = platform.source_count(
+                self.declaration, source, part, [file.name for file in sealed.files if file.name]
+            )
             with platform.warehouse() as connection:
                 ledger.record_extract(connection, run, sealed)
                 ledger.record_count(connection, run, source.name, after, before)

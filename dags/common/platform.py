@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -15,7 +16,7 @@ from zoneinfo import ZoneInfo
 from structlog.contextvars import bind_contextvars
 
 from jobs.declaration import Declaration, Source
-from jobs.extract import count
+from jobs.extract import count, landing, request
 from jobs.load.ledger import Run, run_id_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,34 +122,53 @@ def nifi(port: int) -> Iterator[tuple[Any, str]]:
         yield session, f"{given.schema}://{given.host}:{port}"
 
 
-def landed_files(connection: str, pattern: str) -> list[str]:
-    """Names of the files in the landing directory of an SFTP source that match a glob pattern, sorted.
+def landed_files(source: Source, part: Run, session: Any, url: str) -> list[dict[str, Any]]:
+    """The files that a source has for the part of a run, {"name", "size"} each; [] for a source that has no files.
 
-    Raises FileNotFoundError when none does: a source that delivers nothing is a fault, not an empty data set.
+    A directory on the NiFi host is listed by NiFi (`session` and `url` as from `nifi`), one behind SFTP from here. Raises
+    landing.FilesMissing or FilesUnsettled.
     """
-    from fnmatch import fnmatchcase
+    if source.files is None:
+        return []
+    look = (
+        partial(request.listing, session, url, part, source) if source.kind == "directory" else partial(_sftp, source)
+    )
+    return landing.settled(source, look, part.interval_from, part.interval_to)
 
+
+def _sftp(source: Source) -> dict[str, landing.Entry]:
+    """The files in the directory of an SFTP source, by name."""
     from airflow.providers.sftp.hooks.sftp import SFTPHook
     from airflow.sdk import Connection
 
-    directory = Connection.get(connection).extra_dejson.get("directory", "/")
-    with SFTPHook(ssh_conn_id=connection).get_managed_conn() as client:
-        names = sorted(name for name in client.listdir(directory) if fnmatchcase(name, pattern))
-    if not names:
-        raise FileNotFoundError(f"{connection}: no file in {directory} matches {pattern}")
-    return names
+    directory = Connection.get(source.connection).extra_dejson.get("directory", "/")
+    with SFTPHook(ssh_conn_id=source.connection).get_managed_conn() as client:
+        return {
+            found.filename: landing.Entry(found.st_size, found.st_mtime)
+            for found in client.listdir_attr(directory)
+            if stat.S_ISREG(found.st_mode)
+        }
 
 
-def source_count(source: Source, run: Run, files: list[str]) -> count.Count:
-    """How many rows a source has for a run's interval, by its own count; `files` are those of an SFTP source.
+def source_count(declaration: Declaration, source: Source, part: Run, files: list[str]) -> count.Count:
+    """How many rows a source has for the part of a run, by its own count; `files` are those of a source of files.
 
     Raises CountError, or what the client of the source raises.
     """
     from airflow.sdk import Connection
 
     if source.kind == "sftp":
-        return count.of_files(partial(landed_file, source.connection), source, files)
+        return count.of_files(partial(landed_file, source.connection), source, part, files)
+    if source.kind == "directory":
+        return count.Count(None, "not counted: the directory of the NiFi host is open to NiFi alone")
     given = Connection.get(source.connection)
+    if source.kind == "rest":
+        import requests
+
+        with requests.Session() as session:
+            session.verify = given.extra_dejson["ca"]
+            session.headers["Authorization"] = f"Bearer {given.password}"
+            return count.of_pages(session, f"https://{given.host}:{given.port}", source, part, declaration.timezone)
     login = {"host": given.host, "port": given.port, "user": given.login, "password": given.password}
     if given.conn_type == "postgres":
         import psycopg
@@ -161,7 +181,7 @@ def source_count(source: Source, run: Run, files: list[str]) -> count.Count:
     else:
         raise count.CountError(f"{source.connection}: a connection of type {given.conn_type} cannot be counted")
     with closing(connected) as connection:
-        return count.of_query(connection, source, run)
+        return count.of_query(connection, source, part)
 
 
 @contextmanager

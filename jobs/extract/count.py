@@ -5,24 +5,29 @@ It is the left side of the ledger's equation (etl.v_balance): whatever is lost o
 
 from __future__ import annotations
 
+import csv
 import gzip
+import json
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, BinaryIO
+from zoneinfo import ZoneInfo
 
 import pyarrow.parquet as parquet
 
 from jobs.declaration import Source
+from jobs.extract.landing import period_of
 from jobs.extract.manifest import Run
 from jobs.extract.records import csv_spans, json_spans
 
 
 @dataclass(frozen=True)
 class Count:
-    """Rows of a source; `how` tells people how they were counted."""
+    """Rows of a source, None when it cannot be asked; `how` tells people how they were counted, or why not."""
 
-    rows: int
+    rows: int | None
     how: str
 
 
@@ -39,23 +44,98 @@ def of_query(connection: Any, source: Source, run: Run) -> Count:
         return Count(cursor.fetchone()[0], f"count(*) of the query in {source.connection}")
 
 
+def of_pages(session: Any, url: str, source: Source, run: Run, zone: str) -> Count:
+    """Let an API say how many rows it has for the run's interval; one that only links its pages is read to the end.
+
+    `session` is a requests session that may ask, `url` the address of the connection, `zone` that of the run's
+    bounds.
+    """
+    page, how = source.page, f"pages of {source.connection}"
+    address, query = f"{url}{source.path}", {name: _bound(text, run, zone) for name, text in source.parameters.items()}
+    if page.total:
+        query |= {page.size: str(page.rows), page.number: "1"}
+        return Count(int(_at(_json(session, address, query, source), page.total)), f"{page.total} of the {how}")
+    rows = 0
+    for _ in range(page.most):
+        document = _json(session, address, query, source)
+        rows += len(_at(document, source.records))
+        if not (address := _at(document, page.next)):
+            return Count(rows, f"all {how}")
+        query = {}
+    raise CountError(f"{source.connection}: more than {page.most} pages")
+
+
+def _json(session: Any, address: str, query: dict[str, str], source: Source) -> Any:
+    answer = session.get(address, params=query, timeout=(10, 60))
+    if not answer.ok:
+        raise CountError(f"{source.connection}: {answer.url} answers {answer.status_code} {answer.reason}")
+    return answer.json()
+
+
+def _at(document: Any, path: str) -> Any:
+    for step in path.split("."):
+        document = document.get(step) if isinstance(document, dict) else None
+    return document
+
+
+def _bound(text: str, run: Run, zone: str) -> str:
+    """A parameter with the run's bounds in it, as the flow makes it."""
+    for name, moment in {"from": run.interval_from, "to": run.interval_to}.items():
+        utc = moment.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+        text = text.replace(f"{{{name}_utc}}", f"{utc:%Y-%m-%dT%H:%M:%SZ}").replace(
+            f"{{{name}}}", f"{moment:%Y-%m-%dT%H:%M:%S}"
+        )
+    return text
+
+
 def of_files(
-    open_file: Callable[[str], AbstractContextManager[BinaryIO]], source: Source, names: Iterable[str]
+    open_file: Callable[[str], AbstractContextManager[BinaryIO]], source: Source, run: Run, names: Iterable[str]
 ) -> Count:
-    """Count the records of delivered files, read where they were delivered."""
+    """Count the records of delivered files that belong to the run, read where they were delivered."""
     names = list(names)
     rows = 0
     for name in names:
         with open_file(name) as file:
             try:
-                rows += _records(gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file, source.format)
+                rows += _records(gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file, name, source, run)
             except (OSError, EOFError, ValueError) as error:
                 raise CountError(f"{source.connection}: {name} is no readable {source.format} file: {error}") from error
     return Count(rows, f"records of {', '.join(names[:3])}{', …' if len(names) > 3 else ''} in {source.connection}")
 
 
-def _records(file: BinaryIO, kind: str) -> int:
-    if kind == "parquet":
-        return parquet.ParquetFile(file).metadata.num_rows
-    content = file.read()
-    return max(len(csv_spans(content)) - 1, 0) if kind == "csv" else len(json_spans(content))
+def _records(file: BinaryIO, name: str, source: Source, run: Run) -> int:
+    if source.interval is None:
+        if source.format == "parquet":
+            return parquet.ParquetFile(file).metadata.num_rows
+        content = file.read()
+        return max(len(csv_spans(content)) - 1, 0) if source.format == "csv" else len(json_spans(content))
+    if source.format == "parquet":
+        table = parquet.ParquetFile(file)
+        if source.interval not in table.schema_arrow.names:
+            return table.metadata.num_rows
+        moments = table.read([source.interval]).column(0).to_pylist()
+    elif source.format == "csv":
+        content = file.read()
+        fields = [
+            next(csv.reader([content[start:end].decode(source.encoding, "replace")]), [])
+            for start, end in csv_spans(content)
+        ]
+        place = fields[0].index(source.interval) if fields and source.interval in fields[0] else None
+        moments = [row[place] if place is not None and place < len(row) else None for row in fields[1:]]
+    else:
+        moments = [row.get(source.interval) for row in json.load(file)]
+    period = period_of(name, source, run.interval_from, run.interval_to)
+    return sum(_belongs(moment, run, period) for moment in moments)
+
+
+def _belongs(moment: Any, run: Run, period: tuple[datetime, datetime] | None) -> bool:
+    """Whether a row is the run's: in its interval, of no time at all, or of none that its file is named for."""
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment)
+        except ValueError:
+            return True
+    if moment is None:
+        return True
+    moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    return run.interval_from <= moment < run.interval_to or (period is not None and not period[0] <= moment < period[1])

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 MANIFEST, FAILURE = "_manifest.json", "_failure.json"
+NOT_ASKED = "none"  # in the place of a manifest's URL: the source has nothing of the run's interval
 TIME = "%Y-%m-%d %H:%M:%S"
 ABSENT = {"NoSuchKey", "404", "NotFound"}
 
@@ -28,12 +29,14 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class File:
-    """One raw object: `key` in the bucket, size in bytes, rows (None for a file taken as it is), SHA-256 in hex."""
+    """One raw object: `key` in the bucket, size in bytes, rows (None for a file taken as it is), SHA-256 in hex, and the name
+    that a file had at its source."""
 
     key: str
     rows: int | None
     bytes: int
     sha256: str
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def read(s3: Any, bucket: str, key: str) -> Manifest | None:
             rows=None if file["rows"] in (None, "") else int(file["rows"]),
             bytes=int(file["bytes"]),
             sha256=file["sha256"],
+            name=file.get("name"),
         )
         for file in document.pop("files")
     )

@@ -14,9 +14,10 @@ import requests
 
 from jobs.declaration import Source
 from jobs.extract import manifest
+from jobs.extract.landing import Entry
 from jobs.extract.manifest import Manifest, Run
 
-ACCEPTED = 202
+LISTED, ACCEPTED = 200, 202
 
 
 class ExtractError(RuntimeError):
@@ -46,13 +47,13 @@ def extract(
     bucket: str,
     run: Run,
     source: Source,
-    files: Sequence[str] = (),
+    files: Sequence[dict[str, Any]] = (),
     seconds: float = 1500,
 ) -> Manifest:
     """Ask for one dataset and wait until it is sealed.
 
-    `session` carries the client certificate, `url` is NiFi's request address, `files` are names in the landing
-    directory (SFTP sources only), `seconds` is how long the extract may take. Raises ExtractError.
+    `session` carries the client certificate, `url` is NiFi's request address, `files` are {"name", "size"} in the
+    landing directory (sources of files only), `seconds` is how long the extract may take. Raises ExtractError.
     """
     attempt = manifest.next_attempt(s3, bucket, source.connection, source.name, run)
     request(session, url, run, source, attempt, files)
@@ -60,26 +61,46 @@ def extract(
 
 
 def request(
-    session: requests.Session, url: str, run: Run, source: Source, attempt: int, files: Sequence[str] = ()
+    session: requests.Session,
+    url: str,
+    run: Run,
+    source: Source,
+    attempt: int,
+    files: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Hand NiFi one request. Raises NifiUnreachable or ExtractRefused."""
+    _ask(session, url, run, source, ACCEPTED, {"attempt": attempt} | ({"files": list(files)} if files else {}))
+
+
+def listing(session: requests.Session, url: str, run: Run, source: Source) -> dict[str, Entry]:
+    """The files in the directory of a source on the NiFi host, by name. Raises NifiUnreachable or ExtractRefused."""
+    answer = _ask(session, url, run, source, LISTED, {"attempt": 1, "list": True})
+    found = {}
+    for line in answer.content.decode("utf-8", "surrogateescape").split("\0")[:-1]:
+        size, changed, name = line.split(" ", 2)
+        found[name] = Entry(int(size), float(changed))
+    return found
+
+
+def _ask(
+    session: requests.Session, url: str, run: Run, source: Source, wanted: int, more: dict[str, Any]
+) -> requests.Response:
     where = f"{url.rstrip('/')}/extract/{run.pipeline}"
     body = {
         "pipeline": run.pipeline,
         "run_id": run.run_id,
-        "attempt": attempt,
         "dataset": source.name,
         "from": manifest.bound(run.interval_from),
         "to": manifest.bound(run.interval_to),
+        **more,
     }
-    if files:
-        body["files"] = [{"name": name} for name in files]
     try:
         answer = session.post(where, json=body, timeout=(10, 60))
     except requests.RequestException as error:
         raise NifiUnreachable(f"NiFi does not answer at {where}: {error}") from error
-    if answer.status_code != ACCEPTED:
+    if answer.status_code != wanted:
         raise ExtractRefused(f"NiFi at {where} refused {source.name}: {answer.status_code} {_reason(answer)}")
+    return answer
 
 
 def wait(s3: Any, bucket: str, run: Run, source: Source, attempt: int, seconds: float, pause: float = 1.0) -> Manifest:

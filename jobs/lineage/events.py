@@ -264,14 +264,20 @@ def _made_of(declaration: Declaration, name: str, record: Mapping[str, Any], bef
             if origin == source or getattr(declaration.sources.get(origin), "dataset", None) == source
         ]
         return urls or [url.rpartition("/")[0] for url in record["inputs"].values()]
-    return [before[dataset]["prefix"] for dataset in _read_by(table) if dataset in before]
+    return [before[dataset]["prefix"] for dataset in _read_by(declaration, table) if dataset in before]
 
 
-def _read_by(table: Table) -> list[str]:
+def _read_by(declaration: Declaration, table: Table) -> list[str]:
     if table.kind == "aggregate":
         return [table.source]
     sources = [table.source, *(join.source for join in table.joins.values()), *(source for source, _ in table.unknown)]
-    return list(dict.fromkeys(f"clean_{source}" for source in sources))
+    parts = [
+        part.name
+        for source in dict.fromkeys(sources)
+        for part in declaration.sources.values()
+        if part.dataset == source
+    ]
+    return [f"clean_{part}" for part in parts]
 
 
 def _place(url: str) -> tuple[str, str]:

@@ -65,7 +65,7 @@ def check(conn: psycopg.Connection, declaration: Any, run: Run) -> list[Result]:
 
 def _results(conn: psycopg.Connection, declaration: Any, run: Run) -> Iterator[Result]:
     for source in _sources(conn, declaration, run):
-        yield _rows_read(conn, run, source)
+        yield _rows_read(conn, run, source.name)
         yield _balance(conn, declaration, run, source)
     for published in declaration.publish.values():
         yield _rows_staged(conn, run, published.name)
@@ -79,17 +79,17 @@ def _results(conn: psycopg.Connection, declaration: Any, run: Run) -> Iterator[R
             if published.partition_column and published.whole_months:
                 yield _in_one_month(conn, run, published, replaced)
     for audit in declaration.audits:
-        yield _declared(conn, run, audit)
+        yield _declared(conn, declaration, run, audit)
 
 
-def _sources(conn: psycopg.Connection, declaration: Any, run: Run) -> list[str]:
-    """The sources that a run has rows of: all that are declared; of a replay those whose quarantined rows it takes up."""
+def _sources(conn: psycopg.Connection, declaration: Any, run: Run) -> list[Any]:
+    """The sources that a run has rows of: those with days of its interval; of a replay those whose quarantined rows it takes up."""
     if not is_replay(conn, run):
-        return list(declaration.sources)
+        return [s for s in declaration.sources.values() if s.overlap(run.interval_from, run.interval_to)]
     rows = conn.execute(
         "select distinct dataset from etl.quarantine_replay where replay_run_id = %s order by 1", (run.run_id,)
     )
-    return [row[0] for row in rows.fetchall()]
+    return [declaration.sources[row[0]] for row in rows.fetchall()]
 
 
 def _rows_read(conn: psycopg.Connection, run: Run, source: str) -> Result:
@@ -104,18 +104,26 @@ def _rows_read(conn: psycopg.Connection, run: Run, source: str) -> Result:
     return Result(source, "rows_read", read == manifest[0], _rows(manifest[0]), _rows(read))
 
 
-def _balance(conn: psycopg.Connection, declaration: Any, run: Run, source: str) -> Result:
+def _balance(conn: psycopg.Connection, declaration: Any, run: Run, origin: Any) -> Result:
     """Count the source's rows among the staged ones, enter that, and hold it against the source's own count."""
-    facts = [one for one in declaration.publish.values() if one.kind != "aggregate" and one.source == source]
+    source = origin.name
+    facts = [one for one in declaration.publish.values() if one.kind != "aggregate" and one.source == origin.dataset]
     name = facts[0].name if facts else None
-    if name:
+    cleaned = {
+        s.name: _stage_rows(conn, run, "rows_out", f"clean_{s.name}")
+        for s in _sources(conn, declaration, run)
+        if s.dataset == origin.dataset
+    }
+    if name and None not in cleaned.values():
         # Unknown members of a dimension are rows of no source.
         known = sql.SQL("known") if "known" in columns_of(conn, "dwh", name) else sql.SQL("true")
         published = conn.execute(
             sql.SQL("select count(*) from {} where {} and run_id = {}").format(_staged(run, name), known, run.run_id)
         ).fetchone()[0]
+        # what the other sources of the dataset have in the table
+        published -= sum(rows for other, rows in cleaned.items() if other != source)
     else:
-        published = _stage_rows(conn, run, "rows_out", f"clean_{source}")
+        published = cleaned[source]
     if published is None:
         return Result(source, "balance", False, "cleaned rows", "none recorded")
     conn.execute(
@@ -176,11 +184,15 @@ def _in_one_month(conn: psycopg.Connection, run: Run, published: Any, replaced: 
     return Result(published.name, "in_one_month", not moved[0], f"({', '.join(names)}) in one month", found)
 
 
-def _declared(conn: psycopg.Connection, run: Run, audit: dict[str, Any]) -> Result:
+def _declared(conn: psycopg.Connection, declaration: Any, run: Run, audit: dict[str, Any]) -> Result:
     """One audit of the declaration; its kind is told by its keys (see the schema)."""
     name, dataset = audit["name"], audit["table"]
     if other := audit.get("equals_rows_of"):
-        expected = _merged(conn, run, other, _stage_rows(conn, run, "rows_out", other))
+        parts = [f"clean_{s.name}" for s in _sources(conn, declaration, run) if f"clean_{s.dataset}" == other] or [
+            other
+        ]
+        written = [_merged(conn, run, part, _stage_rows(conn, run, "rows_out", part)) for part in parts]
+        expected = None if None in written else sum(written)
         found = _own(conn, run, dataset)
         return Result(dataset, name, found == expected, f"{_rows(expected)} as {other}", _rows(found))
     if other := audit.get("equals_count_of"):

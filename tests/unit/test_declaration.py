@@ -62,7 +62,7 @@ TWO_ORIGINS = """
 
 @pytest.fixture
 def two_origins(declare):
-    start, end = FLIGHTS.index("  flights:"), FLIGHTS.index("  planes:")
+    start, end = FLIGHTS.index("  flights:"), FLIGHTS.index("  weather:")
 
     def write(*changes):
         text = TWO_ORIGINS

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.declaration import load
+from jobs.declaration import Page, load
 from jobs.extract import count
 from jobs.extract.records import csv_spans, json_spans
 
@@ -87,12 +88,12 @@ def test_files_are_counted_by_their_records():
     table = io.BytesIO()
     parquet.write_table(pa.table({"x": range(7)}), table)
     airlines = FLIGHTS.sources["airlines"]
-    assert count.of_files(delivered({"a.csv": b"carrier,name\nUA,x\n"}), airlines, ["a.csv"]).rows == 1
-    assert count.of_files(delivered({"a.csv.gz": gzip.compress(b"h\n1\n2\n")}), airlines, ["a.csv.gz"]).rows == 2
-    assert count.of_files(delivered({"a.csv": b""}), airlines, ["a.csv"]).rows == 0
-    assert count.of_files(delivered({"a": b'[{"faa": 1}, {}]'}), FLIGHTS.sources["airports"], ["a"]).rows == 2
-    rows = SimpleNamespace(format="parquet", connection="landing")
-    assert count.of_files(delivered({"a": table.getvalue(), "b": table.getvalue()}), rows, ["a", "b"]).rows == 14
+    assert count.of_files(delivered({"a.csv": b"carrier,name\nUA,x\n"}), airlines, RUN, ["a.csv"]).rows == 1
+    assert count.of_files(delivered({"a.csv.gz": gzip.compress(b"h\n1\n2\n")}), airlines, RUN, ["a.csv.gz"]).rows == 2
+    assert count.of_files(delivered({"a.csv": b""}), airlines, RUN, ["a.csv"]).rows == 0
+    assert count.of_files(delivered({"a": b'[{"faa": 1}, {}]'}), FLIGHTS.sources["airports"], RUN, ["a"]).rows == 2
+    rows = SimpleNamespace(format="parquet", connection="landing", interval=None)
+    assert count.of_files(delivered({"a": table.getvalue(), "b": table.getvalue()}), rows, RUN, ["a", "b"]).rows == 14
 
 
 @pytest.mark.parametrize(
@@ -100,9 +101,56 @@ def test_files_are_counted_by_their_records():
     [("a.parquet", "parquet", b"PAR1 cut"), ("a.csv.gz", "csv", gzip.compress(b"a" * 999)[:-9])],
 )
 def test_a_file_that_cannot_be_counted_is_named(name, kind, content):
-    source = SimpleNamespace(format=kind, connection="landing")
+    source = SimpleNamespace(format=kind, connection="landing", interval=None)
     with pytest.raises(count.CountError, match=f"landing: {name} is no readable {kind} file"):
-        count.of_files(delivered({name: content}), source, [name])
+        count.of_files(delivered({name: content}), source, RUN, [name])
+
+
+def test_of_a_file_the_rows_of_the_run_count():
+    days = [datetime(2012, 12, 31), datetime(2013, 1, 9), datetime(2013, 1, 10), datetime(2013, 1, 20), None]
+    table = io.BytesIO()
+    parquet.write_table(pa.table({"sched_dep": pa.array(days, pa.timestamp("us"))}), table)
+    part = SimpleNamespace(interval_from=datetime(2013, 1, 10), interval_to=datetime(2013, 1, 20))
+    name = "flights-2013-01.parquet"
+    found = count.of_files(delivered({name: table.getvalue()}), FLIGHTS.sources["flights_files"], part, [name])
+    assert found.rows == 3, "the one of the tenth, and those that go to quarantine: another month's, and one of no time"
+    lines = "id,sched_dep\n" + "".join(f"1,{day or ''}\n" for day in days)
+    source = replace(FLIGHTS.sources["flights_files"], format="csv", files="flights-%Y-%m.csv")
+    assert (
+        count.of_files(delivered({"flights-2013-01.csv": lines.encode()}), source, part, ["flights-2013-01.csv"]).rows
+        == 3
+    )
+
+
+class Api:
+    """A requests session that answers with documents in turn."""
+
+    def __init__(self, *documents, ok=True):
+        self.documents, self.ok, self.asked = list(documents), ok, []
+
+    def get(self, address, params, timeout):
+        self.asked.append((address, params))
+        answer = SimpleNamespace(ok=self.ok, url=address, status_code=500, reason="Out of order")
+        answer.json = lambda: self.documents.pop(0)
+        return answer
+
+
+def test_an_api_says_how_many_rows_it_has():
+    api, weather = Api({"total": 26115, "observations": []}), FLIGHTS.sources["weather"]
+    assert count.of_pages(api, "https://api", weather, RUN, "America/New_York").rows == 26115
+    ((address, query),) = api.asked
+    assert address == "https://api/v1/observations"
+    assert (query["from"], query["to"]) == ("2013-01-01T05:00:00Z", "2013-02-01T05:00:00Z")
+    with pytest.raises(count.CountError, match="weather_api: https://api/v1/observations answers 500 Out of order"):
+        count.of_pages(Api(ok=False), "https://api", weather, RUN, "UTC")
+
+
+def test_linked_pages_are_counted_to_the_end():
+    source = replace(FLIGHTS.sources["weather"], page=Page(next="next", most=3))
+    pages = [{"observations": [1, 2], "next": "https://api/2"}, {"observations": [3], "next": None}]
+    assert count.of_pages(Api(*pages), "https://api", source, RUN, "UTC").rows == 3
+    with pytest.raises(count.CountError, match="more than 3 pages"):
+        count.of_pages(Api(*[pages[0]] * 4), "https://api", source, RUN, "UTC")
 
 
 class Cursor:
@@ -128,7 +176,7 @@ class Cursor:
 
 def test_a_database_counts_its_query_over_the_same_bounds():
     database = Cursor()
-    found = count.of_query(database, FLIGHTS.sources["flights"], RUN)
+    found = count.of_query(database, FLIGHTS.sources["flights_table"], RUN)
     assert found.rows == 42 and "flights_db" in found.how
     query, bounds = database.asked
     assert query.startswith("select count(*) from (select * from flights where sched_dep >= %s and sched_dep < %s")

@@ -22,11 +22,15 @@ RELATIONSHIPS = {
     "SplitJson": {"split", "original", "failure"},
     "FetchSFTP": {"success", "not.found", "permission.denied", "comms.failure"},
     "CryptographicHashContent": {"success", "failure"},
+    "FetchFile": {"success", "not.found", "permission.denied", "failure"},
+    "InvokeHTTP": {"Original", "Response", "Retry", "No Retry", "Failure"},
+    "ExecuteStreamCommand": {"original", "output stream", "nonzero status"},
     "MergeContent": {"merged", "original", "failure"},
     "LogAttribute": {"success"},
     "PutS3": {"success", "failure", "exists"},
 }
-FAULTS = {"failure", "exists", "not.found", "permission.denied", "comms.failure"}
+FAULTS = {"failure", "exists", "not.found", "permission.denied", "comms.failure", "nonzero status"}
+FAULTS |= {"Retry", "No Retry", "Failure"}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,7 @@ def test_no_fault_is_dropped(flow):
     assert {name: faults for name, faults in dropped.items() if faults} == {
         "put failure record": {"exists"},
         "answer no": {"failure"},
+        "answer files": {"failure"},
     }
     successor = {}
     for connection in flow["connections"]:
@@ -92,6 +97,7 @@ def test_every_parameter_that_is_used_is_declared():
     assert {p["name"] for p in definition["parameterContexts"]["flights"]["parameters"] if p["sensitive"]} == {
         "flights_db.password",
         "planes_db.password",
+        "weather_api.authorization",
         "s3.secret_key",
         "tls.keystore.password",
         "tls.truststore.password",
@@ -107,13 +113,6 @@ def test_identifiers_stay_and_the_version_changes_with_the_declaration():
     assert changed["comments"] != same["comments"]
 
 
-def test_bounds_must_match_the_query():
-    declaration = load("flights")
-    source = replace(declaration.sources["flights"], query="select 1")
-    with pytest.raises(ValueError, match="flights must have 2 bounds"):
-        build(replace(declaration, sources={"flights": source}))
-
-
 def test_only_the_listener_of_the_caller_gets_past_the_door(flow):
     door = next(p for p in flow["processors"] if p["name"] == "caller?")["properties"]
     routes = {value for name, value in door.items() if name != "Routing Strategy"}
@@ -123,7 +122,8 @@ def test_only_the_listener_of_the_caller_gets_past_the_door(flow):
 @pytest.mark.parametrize(
     ("pattern", "name", "matches"),
     [("airlines.csv", "airlines.csv", True), ("airlines.csv", "airlinesxcsv", False), ("f-*.csv", "f-1.csv", True)]
-    + [("f-*.csv", "f-../x.csv", False), ("f-*.csv", 'f-"}.csv', False)],
+    + [("f-*.csv", "f-../x.csv", False), ("f-*.csv", 'f-"}.csv', False), ("f-%Y-%m.csv", "f-2013-01.csv", True)]
+    + [("f-%Y-%m.csv", "f-x-01.csv", False), ("f-?.csv", "f-1.csv", True), ("f-?.csv", "f-12.csv", False)],
 )
 def test_requested_files_are_names_of_the_declared_form(pattern, name, matches):
     declaration = load("flights")
@@ -131,4 +131,13 @@ def test_requested_files_are_names_of_the_declared_form(pattern, name, matches):
     flow = build(replace(declaration, sources={"airlines": source}))["flowContents"]
     reason = next(p for p in flow["processors"] if p["name"] == "describe request")["properties"]["reason"]
     expression = re.search(r"files:matches\('(.*?)'\)", reason)[1].replace(r"\\", "\\")
-    assert bool(re.fullmatch(expression, json.dumps([{"name": name}], separators=(",", ":")))) is matches
+    for listed in ({"name": name}, {"name": name, "size": 17}):
+        assert bool(re.fullmatch(expression, json.dumps([listed], separators=(",", ":")))) is matches
+
+
+def test_the_bounds_of_pages_are_moments_in_utc(flow):
+    first = next(p for p in flow["processors"] if p["name"] == "weather: first page")["properties"]
+    assert first["url"].startswith(
+        "#{weather_api.url}/v1/observations?from=${from:toDate('yyyy-MM-dd HH:mm:ss','America/New_York')"
+    )
+    assert first["url"].endswith("&per_page=5000&page=1")

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
 
@@ -11,8 +12,9 @@ from botocore.exceptions import ClientError
 
 from jobs.declaration import load
 from jobs.extract import manifest, request
+from jobs.extract.landing import Entry
 
-SOURCE = load("flights").sources["flights"]
+SOURCE = replace(load("flights").sources["flights_table"], name="flights")
 RUN = SimpleNamespace(
     run_id="manual__2013", pipeline="flights", interval_from=datetime(2013, 1, 1), interval_to=datetime(2014, 1, 1)
 )
@@ -125,7 +127,7 @@ def test_a_store_that_refuses_is_not_an_absent_manifest():
 
 def test_a_request_says_what_is_wanted():
     asked = session()
-    request.request(asked, "https://nifi:9443/", RUN, SOURCE, 3, ["a.csv"])
+    request.request(asked, "https://nifi:9443/", RUN, SOURCE, 3, [{"name": "a.csv", "size": 7}])
     assert asked.asked == {
         "url": "https://nifi:9443/extract/flights",
         "body": {
@@ -135,9 +137,18 @@ def test_a_request_says_what_is_wanted():
             "dataset": "flights",
             "from": "2013-01-01 00:00:00",
             "to": "2014-01-01 00:00:00",
-            "files": [{"name": "a.csv"}],
+            "files": [{"name": "a.csv", "size": 7}],
         },
     }
+
+
+def test_a_listing_has_size_time_and_name():
+    asked = session(200, "386 1700000000.25 airlines.csv\x007 1700000001.0 a b.csv\0")
+    assert request.listing(asked, "https://nifi:9443", RUN, SOURCE) == {
+        "airlines.csv": Entry(386, 1700000000.25),
+        "a b.csv": Entry(7, 1700000001.0),
+    }
+    assert asked.asked["body"]["list"] is True
 
 
 def test_a_silent_nifi_is_named_with_its_address():

@@ -118,9 +118,8 @@ def test_the_examples_sources_are_known_by_the_key_first_seen(tmp_path):
     found = Environment(tmp_path / "dev/hosts.yml")
     HostVars(found._manager, found._variables, found._loader)
     variables = found._variables.get_vars(host=found._manager.get_host("lake1"))
-    templar = Templar(
-        loader=found._loader, variables=variables | {"sources_sftp_key": "-", "sources_extract_password": "-"}
-    )
+    secrets = ("sources_sftp_key", "sources_extract_password", "sources_weather_token")
+    templar = Templar(loader=found._loader, variables=variables | dict.fromkeys(secrets, "-"))
     assert templar.template(variables["platform_sources"])["landing"]["host_key"] == "ssh-ed25519 RIGHT"
 
 

@@ -6,7 +6,10 @@ import io
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 SCRIPT = Path(__file__).resolve().parents[2] / "roles/sources/files/export_flights.py"
 spec = importlib.util.spec_from_file_location("export_flights", SCRIPT)
@@ -47,7 +50,7 @@ def test_na_becomes_an_empty_field_and_nothing_else_changes():
 
 def test_airports_keep_their_types():
     text = "faa,name,lat,lon,alt,tz,dst,tzone\nEWR,Newark,40.6925,-74.168667,18,-5,A,NA\n"
-    assert export_flights.airports(io.StringIO(text)) == [
+    assert export_flights.objects(io.StringIO(text), export_flights.AIRPORT_TYPES) == [
         {
             "faa": "EWR",
             "name": "Newark",
@@ -61,14 +64,31 @@ def test_airports_keep_their_types():
     ]
 
 
+def test_a_month_of_flights_keeps_its_values_as_parquet():
+    table = pq.read_table(io.BytesIO(export_flights.parquet_bytes(flights(WINTER, CANCELLED_IN_SUMMER))))
+    winter, summer = table.to_pylist()
+    assert (winter["id"], winter["dep_time"], winter["tailnum"]) == (1, 517, "N14228")
+    assert winter["sched_dep"] == datetime(2013, 1, 1, 5, 15)
+    assert (summer["dep_time"], summer["tailnum"], summer["distance"]) == (None, None, 1617)
+    assert summer["updated_at"] == datetime(2013, 7, 2, 3, 59, tzinfo=UTC)
+    assert str(table.schema.field("sched_dep").type) == "timestamp[us]", "a wall clock has no zone"
+
+
 def test_whole_export_is_complete_and_made_once(tmp_path):
     command = [sys.executable, str(SCRIPT), "--cache", str(tmp_path)]
     first, second = (json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(2))
     assert {name: file["rows"] for name, file in first["files"].items()} == {
-        "flights.csv.gz": 336776,
+        "flights.csv.gz": 170618,
         "planes.csv": 3322,
         "airlines.csv": 16,
         "airports.json": 1458,
+        "weather.json": 26115,
+        "flights-2013-01.parquet": 27004,
+        "flights-2013-02.parquet": 24951,
+        "flights-2013-03.parquet": 28834,
+        "flights-2013-04.parquet": 28330,
+        "flights-2013-05.parquet": 28796,
+        "flights-2013-06.parquet": 28243,
     }
     assert (first["fresh"], second["fresh"]) == (True, False)
     assert first["files"] == second["files"]

@@ -1,6 +1,9 @@
 """The Spark stages: rules on planted dirt, no row lost, times, unknown members, repeated submissions."""
 
 import base64
+import gzip
+import hashlib
+import io
 import json
 import sys
 from dataclasses import replace
@@ -10,11 +13,14 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.declaration import load
+from jobs.declaration import Drift, load
 from jobs.transform.spark import aggregate_data, clean_data, enrich_data, originals
+from jobs.transform.spark import raw as raw_rows
 from jobs.transform.spark.session import SETTINGS, Run, Stage, StageError, arguments
 
 FLIGHTS = load("flights")
@@ -113,25 +119,26 @@ DIRT = {
     "carrier_missing": {"carrier": None},
     "airport_missing": {"dest": None},
     "schedule_missing": {"sched_dep": None},
+    "schedule_in_gap": {"sched_dep": datetime(2013, 3, 10, 2, 30)},
     "distance_invalid": {"distance": 0},
     "delay_without_departure": {"dep_time": None, "arr_delay": 5},
 }
 
 
 def test_every_rule_of_flights_is_tried():
-    assert set(DIRT) == {rule.name for rule in FLIGHTS.sources["flights"].rules}
+    assert set(DIRT) == {rule.name for rule in FLIGHTS.sources["flights_table"].rules}
 
 
 def test_each_rule_rejects_its_row_and_no_other(spark):
     rows = flights(spark, {}, *DIRT.values(), {"dep_time": None, "arr_delay": None})
-    accepted, rejected = clean_data.clean(rows, FLIGHTS.sources["flights"], "updated_at")
+    accepted, rejected = clean_data.clean(rows, FLIGHTS.sources["flights_table"], "updated_at")
     assert by_rule(rejected) == {rule: [number] for number, rule in enumerate(DIRT, 2)}
     assert sorted(row["id"] for row in accepted.collect()) == [1, len(DIRT) + 2]
-    assert accepted.columns == [name for name in rows.columns if name not in clean_data.ORIGIN]
+    assert accepted.columns == list(FLIGHTS.sources["flights_table"].columns)
 
 
 def test_a_rejected_row_keeps_its_original_its_file_and_a_reason(spark):
-    _, rejected = clean_data.clean(flights(spark, {"distance": -1}), FLIGHTS.sources["flights"], "updated_at")
+    _, rejected = clean_data.clean(flights(spark, {"distance": -1}), FLIGHTS.sources["flights_table"], "updated_at")
     (row,) = rejected.collect()
     original = json.loads(row["source_row"])
     assert original["distance"] == -1
@@ -149,7 +156,7 @@ def test_of_rows_with_the_same_key_the_newest_good_one_stays(spark):
         {"id": 7, "arr_delay": 3, "updated_at": datetime(2013, 1, 9), "distance": 0},
         {"id": 7, "arr_delay": 4, "updated_at": None},
     )
-    accepted, rejected = clean_data.clean(rows, FLIGHTS.sources["flights"], "updated_at")
+    accepted, rejected = clean_data.clean(rows, FLIGHTS.sources["flights_table"], "updated_at")
     assert [row["arr_delay"] for row in accepted.collect()] == [2]
     assert by_rule(rejected) == {"superseded": [7, 7], "distance_invalid": [7]}
 
@@ -172,7 +179,7 @@ def test_no_row_is_lost_whatever_is_in_it(spark):
         for number, (first, second) in enumerate((a, b) for a in dirt for b in dirt)
     ]
     rows = flights(spark, *changes)
-    accepted, rejected = clean_data.clean(rows, FLIGHTS.sources["flights"], "updated_at")
+    accepted, rejected = clean_data.clean(rows, FLIGHTS.sources["flights_table"], "updated_at")
     assert accepted.count() + rejected.count() == len(changes)
     assert accepted.count() == accepted.select("id").distinct().count()
 
@@ -183,20 +190,167 @@ def raw_file(lake, name, content):
     return f"file://{path}"
 
 
+def cleaned_file(spark, lake, source, name, content):
+    """(accepted rows, rejected rows, number of rows) of a file of a source, as clean_source reads it."""
+    path = raw_file(lake, name, content)
+    (group,) = raw_rows.read(spark, source, {path: name})
+    accepted, rejected = clean_data.clean([(group.rows, clean_data._drifted(source, group))], source)
+    counts, _ = clean_data.count(group.rows, source)
+    return accepted.collect(), rejected.collect(), sum(counts.values())
+
+
+AIRLINES, AIRPORT_SOURCE = FLIGHTS.sources["airlines"], FLIGHTS.sources["airports"]
+
+
 def test_csv_with_quotes_newlines_and_broken_lines(spark, lake):
-    path = raw_file(
-        lake, "airlines.csv", 'carrier,name\nUA,"United, ""the""\nairline"\nAA\n,Nobody\nB6,JetBlue,extra\nDL,Delta\n'
+    content = 'carrier,name\nUA,"United, ""the""\nairline"\nAA\n,Nobody\nB6,JetBlue,extra\nDL,Delta\n'
+    accepted, rejected, rows = cleaned_file(spark, lake, AIRLINES, "airlines.csv", content)
+    assert {row["carrier"]: row["name"] for row in accepted} == {"UA": 'United, "the"\nairline', "DL": "Delta"}
+    assert sorted(row["rule"] for row in rejected) == ["carrier_missing", "unreadable_row", "unreadable_row"]
+    assert rows == 5
+    assert all(row["source_file"].endswith("airlines.csv") for row in rejected)
+
+
+@pytest.mark.parametrize("name", ["airlines.csv", "airlines.csv.gz"])
+def test_csv_columns_are_known_by_their_names(spark, lake, name):
+    content = b"name,carrier\nUnited,UA\n"
+    accepted, rejected, _ = cleaned_file(
+        spark, lake, AIRLINES, name, gzip.compress(content) if name.endswith("gz") else content
     )
-    source = FLIGHTS.sources["airlines"]
-    rows = clean_data.read_raw(spark, source, [path])
-    accepted, rejected = clean_data.clean(rows, source)
-    assert {row["carrier"]: row["name"] for row in accepted.collect()} == {
-        "UA": 'United, "the"\nairline',
-        "DL": "Delta",
+    assert [(row["carrier"], row["name"]) for row in accepted] == [("UA", "United")]
+    assert not rejected
+
+
+def test_an_airline_in_another_encoding_goes_to_quarantine_and_the_others_on(spark, lake):
+    content = "carrier,name\nUA,United\nXX,Air Cura\u00e7ao\n".encode("latin-1")
+    accepted, rejected, _ = cleaned_file(spark, lake, AIRLINES, "airlines.csv", content)
+    assert [row["carrier"] for row in accepted] == ["UA"]
+    assert [(row["rule"], row["reason"]) for row in rejected] == [("unreadable_encoding", "name is not utf-8")]
+    declared = replace(AIRLINES, encoding="iso-8859-1")
+    accepted, rejected, _ = cleaned_file(spark, lake, declared, "airlines.csv", content)
+    assert {row["name"] for row in accepted} == {"United", "Air Cura\u00e7ao"}
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(spark, lake):
+    accepted, _, _ = cleaned_file(spark, lake, AIRLINES, "airlines.csv", b"\xef\xbb\xbfcarrier,name\nUA,United\n")
+    assert [row["carrier"] for row in accepted] == ["UA"]
+
+
+def test_a_huge_field_goes_to_quarantine_and_the_others_on(spark, lake):
+    content = f"carrier,name\nUA,United\nXX,{'x' * (clean_data.MOST_CHARACTERS + 1)}\n"
+    accepted, rejected, _ = cleaned_file(spark, lake, AIRLINES, "airlines.csv", content)
+    assert [row["carrier"] for row in accepted] == ["UA"]
+    assert [row["rule"] for row in rejected] == ["huge_value"]
+    assert "name has more than 1,000,000 characters" in rejected[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("carrier\nUA\n", r"airlines \(airlines.csv\): column name: expected string, found no such column"),
+        ("", r"airlines \(airlines.csv\): column carrier: expected string, found no such column"),
+        ("carrier,name,name\nUA,United,x\n", "the header names name more than once"),
+    ],
+)
+def test_a_csv_without_the_declared_columns_stops(spark, lake, content, message):
+    with pytest.raises(StageError, match=message):
+        cleaned_file(spark, lake, AIRLINES, "airlines.csv", content)
+
+
+def test_a_csv_with_its_header_alone_is_empty(spark, lake):
+    assert cleaned_file(spark, lake, AIRLINES, "airlines.csv", "carrier,name\n") == ([], [], 0)
+
+
+ADDED = "carrier,name,alliance\nUA,United,Star\n"
+GONE = "carrier\nUA\n"
+
+
+def test_an_added_column_is_left_aside_unless_declared_otherwise(spark, lake, capsys):
+    accepted, _, _ = cleaned_file(spark, lake, AIRLINES, "airlines.csv", ADDED)
+    assert [row.asDict() for row in accepted] == [{"carrier": "UA", "name": "United"}]
+    assert "column alliance: expected no such column, found string (drift: added is accept)" in capsys.readouterr().out
+    with pytest.raises(raw_rows.DriftError, match="airlines.drift.added to accept or quarantine"):
+        cleaned_file(spark, lake, replace(AIRLINES, drift=Drift(added="stop")), "airlines.csv", ADDED)
+    source = replace(AIRLINES, drift=Drift(added="quarantine"))
+    accepted, rejected, _ = cleaned_file(spark, lake, source, "airlines.csv", ADDED)
+    assert not accepted
+    assert [row["rule"] for row in rejected] == ["drift_added"]
+    assert json.loads(rejected[0]["source_row"])["alliance"] == "Star"
+
+
+def test_a_column_that_is_gone_is_null_when_that_is_accepted(spark, lake):
+    source = replace(AIRLINES, rules=(), drift=Drift(gone="accept"))
+    accepted, _, _ = cleaned_file(spark, lake, source, "airlines.csv", GONE)
+    assert [row.asDict() for row in accepted] == [{"carrier": "UA", "name": None}]
+    source = replace(AIRLINES, drift=Drift(gone="quarantine"))
+    _, rejected, _ = cleaned_file(spark, lake, source, "airlines.csv", GONE)
+    assert [(row["rule"], row["reason"]) for row in rejected] == [
+        ("drift_gone", "column name: expected string, found no such column")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "declared", "fits"),
+    [("int", "bigint", True), ("bigint", "int", True), ("int", "double", True), ("double", "int", False)]
+    + [("string", "int", False), ("int", "string", False), ("timestamp_ntz", "timestamp", True), ("void", "int", True)]
+    + [("decimal(5,2)", "double", True), ("decimal(5,2)", "decimal(10,2)", True), ("string", "date", False)],
+)
+def test_types_that_hold_the_same_values(found, declared, fits):
+    assert raw_rows.readable_as(found, declared) is fits
+
+
+def test_json_values_that_do_not_fit_their_type(spark, lake):
+    content = json.dumps(
+        [*AIRPORTS, {**AIRPORTS[0], "faa": "XXX", "alt": "high"}, {**AIRPORTS[0], "faa": "YYY", "lat": 91}]
+    )
+    accepted, rejected, rows = cleaned_file(spark, lake, AIRPORT_SOURCE, "airports.json", content)
+    assert sorted(row["faa"] for row in accepted) == ["EWR", "IAH"]
+    assert {row["faa"]: row["alt"] for row in accepted} == {"EWR": 18, "IAH": 97}
+    assert {row["rule"]: row["reason"] for row in rejected} == {
+        "unreadable_value": "alt is not a valid int",
+        "position_invalid": "A position is a latitude and a longitude in degrees",
     }
-    assert sorted(row["rule"] for row in rejected.collect()) == ["carrier_missing", "unreadable_row", "unreadable_row"]
-    assert clean_data.count(rows) == 5
-    assert all(row["source_file"].endswith("airlines.csv") for row in rejected.collect())
+    assert rows == 4
+
+
+def test_broken_json_stops(spark, lake):
+    with pytest.raises(StageError, match=r"airports.json.* is not JSON from beginning to end"):
+        cleaned_file(spark, lake, AIRPORT_SOURCE, "airports.json", json.dumps(AIRPORTS)[:-20])
+
+
+def test_an_empty_list_is_an_empty_source(spark, lake):
+    assert cleaned_file(spark, lake, AIRPORT_SOURCE, "airports.json", "[]") == ([], [], 0)
+
+
+def test_a_page_of_an_api_is_its_records(spark, lake):
+    source = FLIGHTS.sources["weather"]
+    rows = [
+        {"origin": "EWR", "time_hour": f"2013-11-03T0{hour}:00:00Z", "temp": 50.5, "visib": None} for hour in (5, 6)
+    ]
+    page = json.dumps(
+        {"total": 2, "observations": [row | dict.fromkeys(("wind_speed", "wind_gust", "precip"), 0) for row in rows]}
+    )
+    accepted, rejected, count = cleaned_file(spark, lake, source, "part-00000.json", page)
+    assert (len(accepted), rejected, count) == (2, [], 2)
+    assert accepted[0]["temp"] == 50.5
+    assert accepted[0]["visib"] is None
+
+
+@pytest.mark.parametrize(("name", "cut"), [("airlines.csv.gz", 60), ("f.parquet", 100)])
+def test_a_truncated_file_stops_with_its_name(spark, lake, name, cut):
+    if name.endswith("gz"):
+        source, content = (
+            AIRLINES,
+            gzip.compress(b"carrier,name\n" + b"".join(b"%04d,%x\n" % (n, n**9) for n in range(500))),
+        )
+    else:
+        source, sink = FLIGHTS.sources["flights_files"], io.BytesIO()
+        pq.write_table(pa.table({"id": list(range(1000))}), sink)
+        content = sink.getvalue()
+    with pytest.raises(StageError, match=rf"{source.name}: {name} .* cannot be read: .*deliver it again"):
+        path = raw_file(lake, name, content[:-cut])
+        with raw_rows.reading(source, {path: name}):
+            cleaned_file(spark, lake, source, name, content[:-cut])
 
 
 ORIGINALS = {
@@ -207,7 +361,7 @@ ORIGINALS = {
             2: ("unreadable_row", b"AA"),
             3: ("carrier_missing", b',"No\nbody"'),
             4: ("unreadable_row", b"B6,JetBlue,extra"),
-            5: ("carrier_missing", b",\xc9re"),
+            5: ("unreadable_encoding", b",\xc9re"),
             6: ("superseded", b"DL,Delta"),
         },
     ),
@@ -226,9 +380,10 @@ ORIGINALS = {
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_a_rejected_record_keeps_its_bytes_and_its_place(spark, lake, name):
     file, content, expected = ORIGINALS[name]
-    source, paths = FLIGHTS.sources[name], [raw_file(lake, file, content)]
-    _, rejected = clean_data.clean(clean_data.read_raw(spark, source, paths), source)
-    rows = originals.attach(rejected, source.format, paths).collect()
+    source, path = FLIGHTS.sources[name], raw_file(lake, file, content)
+    (group,) = raw_rows.read(spark, source, {path: file})
+    _, rejected = clean_data.clean(group.rows, source)
+    rows = originals.attach(rejected, source.format, [path]).collect()
     plain = {"text": str.encode, "base64": base64.b64decode}
     found = {row["source_record"]: (row["rule"], plain[row["original_is"]](row["original"])) for row in rows}
     assert found == expected
@@ -242,51 +397,6 @@ def test_of_a_record_that_cannot_be_told_what_was_read_is_kept():
     assert originals.original("json", [b'{"a'], 1, {"a": None, "_unreadable": '[{"a'}) == ('[{"a', "text")
 
 
-def test_csv_with_other_columns_than_declared_stops(spark, lake):
-    path = raw_file(lake, "airlines.csv", "name,carrier\nUnited,UA\n")
-    accepted, _ = clean_data.clean(
-        clean_data.read_raw(spark, FLIGHTS.sources["airlines"], [path]), FLIGHTS.sources["airlines"]
-    )
-    with pytest.raises(Exception, match="CSV header does not conform to the schema"):
-        accepted.collect()
-
-
-def test_json_values_that_do_not_fit_their_type(spark, lake):
-    path = raw_file(
-        lake,
-        "airports.json",
-        json.dumps([*AIRPORTS, {**AIRPORTS[0], "faa": "XXX", "alt": "high"}, {**AIRPORTS[0], "faa": "YYY", "lat": 91}]),
-    )
-    source = FLIGHTS.sources["airports"]
-    rows = clean_data.read_raw(spark, source, [path])
-    accepted, rejected = clean_data.clean(rows, source)
-    assert dict(accepted.dtypes) == {
-        "faa": "string",
-        "name": "string",
-        "lat": "double",
-        "lon": "double",
-        "alt": "int",
-        "tz": "double",
-        "dst": "string",
-        "tzone": "string",
-    }
-    assert sorted(row["faa"] for row in accepted.collect()) == ["EWR", "IAH"]
-    assert {row["rule"]: row["reason"] for row in rejected.collect()} == {
-        "unreadable_value": "alt is not a valid int",
-        "position_invalid": "A position is a latitude and a longitude in degrees",
-    }
-    assert clean_data.count(rows) == 4
-
-
-def test_broken_json_is_rejected_as_a_whole(spark, lake):
-    path = raw_file(lake, "airports.json", json.dumps(AIRPORTS)[:-20])
-    source = FLIGHTS.sources["airports"]
-    accepted, rejected = clean_data.clean(clean_data.read_raw(spark, source, [path]), source)
-    rows = rejected.collect()
-    assert accepted.count() + len(rows) >= 1
-    assert "unreadable_row" in {row["rule"] for row in rows}
-
-
 @pytest.fixture
 def enriched(spark):
     rows = flights(
@@ -297,7 +407,9 @@ def enriched(spark):
         {"arr_delay": None, "air_time": None},
         {"sched_dep": datetime(2013, 3, 10, 23, 59)},
         {"sched_dep": datetime(2013, 11, 3, 0, 30)},
-    ).drop("_file")
+        {"sched_dep": datetime(2013, 11, 3, 1, 30)},
+        {"sched_dep": datetime(2013, 11, 3, 1, 30), "origin": "IAH"},
+    ).drop(*clean_data.ORIGIN)
     planes = spark.createDataFrame(
         [("N14228", 1999, "Fixed wing", "BOEING", "737", 2, 149, None, "Turbo-fan")],
         PLANE_COLUMNS,
@@ -308,7 +420,22 @@ def enriched(spark):
         "faa string, name string, lat double, lon double, alt int, tz int, dst string, tzone string",
     )
     airports = airports.withColumn("tz", airports.tz.cast("double"))
-    cleaned = {"flights": rows, "planes": planes, "airlines": airlines, "airports": airports}.__getitem__
+    # the hours of New York in which the clocks change, and one of January
+    weather = spark.createDataFrame(
+        [
+            ("EWR", datetime(2013, 1, 1, 10), 39.0),
+            ("EWR", datetime(2013, 11, 3, 5), 51.98),
+            ("EWR", datetime(2013, 11, 3, 6), 50.0),
+        ],
+        "origin string, time_hour timestamp, temp double",
+    ).selectExpr("*", "12.5d wind_speed", "0.0d precip", "10.0d visib")
+    cleaned = {
+        "flights": rows,
+        "planes": planes,
+        "airlines": airlines,
+        "airports": airports,
+        "weather": weather,
+    }.__getitem__
     tables = [table for table in FLIGHTS.publish.values() if table.kind != "aggregate"]
     return {table.name: enrich_data.shape(table, enrich_data.join(table, cleaned), cleaned) for table in tables}
 
@@ -331,6 +458,10 @@ def test_facts_have_the_columns_of_the_warehouse(enriched):
         "diverted": "boolean",
         "plane_known": "boolean",
         "dest_known": "boolean",
+        "temperature_f": "double",
+        "wind_mph": "double",
+        "precipitation_in": "double",
+        "visibility_miles": "double",
     }
 
 
@@ -341,18 +472,25 @@ def test_wall_clock_becomes_the_instant_on_both_sides_of_the_clock_change(enrich
         .selectExpr("flight_id", "flight_date", "cast(scheduled_departure as string) as utc")
         .collect()
     }
-    assert {number: row["utc"] for number, row in facts.items() if number in (1, 2, 5, 6)} == {
+    assert {number: row["utc"] for number, row in facts.items() if number in (1, 2, 5, 6, 7, 8)} == {
         1: "2013-01-01 10:15:00",
         2: "2013-07-01 09:15:00",
         5: "2013-03-11 03:59:00",
         6: "2013-11-03 04:30:00",
+        7: "2013-11-03 05:30:00",  # of the hour that comes twice, the first
+        8: "2013-11-03 06:30:00",  # the zone is the airport's
     }
     assert facts[5]["flight_date"] == date(2013, 3, 10)
 
 
+def test_the_weather_is_that_of_the_hour_of_departure(enriched):
+    facts = {row["flight_id"]: row["temperature_f"] for row in enriched["fact_flight"].collect()}
+    assert facts == {1: 39.0, 2: None, 3: 39.0, 4: 39.0, 5: None, 6: None, 7: 51.98, 8: None}
+
+
 def test_flights_keep_their_row_and_tell_what_is_known(enriched):
     facts = {row["flight_id"]: row for row in enriched["fact_flight"].collect()}
-    assert len(facts) == 6
+    assert len(facts) == 8
     assert {number: (row["plane_known"], row["dest_known"]) for number, row in facts.items() if number < 4} == {
         1: (True, True),
         2: (False, False),
@@ -373,13 +511,13 @@ def test_unknown_members_complete_the_dimensions(enriched):
 
 def test_aggregate_counts_each_flight_once_and_means_only_what_flew(enriched):
     rows = {
-        (row["flight_date"], row["dest"]): row
+        (row["flight_date"], row["origin"], row["dest"]): row
         for row in aggregate_data.aggregate(FLIGHTS.publish["agg_delay_day"], enriched["fact_flight"]).collect()
     }
-    day = rows[date(2013, 1, 1), "IAH"]
+    day = rows[date(2013, 1, 1), "EWR", "IAH"]
     assert (day["flights"], day["departed"], day["cancelled"], day["diverted"]) == (3, 2, 1, 1)
     assert (day["mean_dep_delay_minutes"], day["mean_arr_delay_minutes"]) == (2.0, 11.0)
-    assert sum(row["flights"] for row in rows.values()) == 6
+    assert sum(row["flights"] for row in rows.values()) == 8
 
 
 def cleaned_orders(spark, *orders):
@@ -433,32 +571,40 @@ def run(attempt=1, manifests=None):
 
 
 def put_raw(spark, lake, *changes):
-    """Seal raw objects of the four sources, with such flights; return {source: manifest URL}."""
+    """Seal raw objects of the sources, with such flights as the file of January; return {source: manifest URL}."""
     planes = spark.createDataFrame(
         [("N14228", 1999, "x", "BOEING", "737", 2, 149, None, "y")],
         PLANE_COLUMNS,
     )
     frames = {
-        "flights": flights(spark, *changes).drop("_file"),
+        "flights_files": flights(spark, *changes).drop(*clean_data.ORIGIN),
         "planes": planes,
     }
     files = {
+        "weather": ("part-00000.json", json.dumps({"total": 0, "observations": []})),
         "airlines": ("airlines.csv", "carrier,name\nUA,United\n"),
         "airports": ("airports.json", json.dumps(AIRPORTS)),
     }
     urls = {}
-    for source in FLIGHTS.sources:
+    for source, declared in FLIGHTS.sources.items():
+        if source == "flights_table":
+            urls[source] = "none"
+            continue
         directory = lake / f"raw/{source}/dt=2013-01-01/run_id=manual__1/attempt=1"
         if source in frames:
-            frames[source].coalesce(1).write.format(clean_data.AVRO).save(f"file://{directory}")
-            parts = sorted(directory.glob("part-*.avro"))
-            rows = frames[source].count()
+            kind = "parquet" if declared.format == "parquet" else raw_rows.AVRO
+            frames[source].coalesce(1).write.format(kind).save(f"file://{directory}")
+            parts = sorted(path for path in directory.glob("part-*"))
+            rows = frames[source].count() if declared.kind == "sql" else None
         else:
             directory.mkdir(parents=True)
             (directory / files[source][0]).write_text(files[source][1])
             parts, rows = [directory / files[source][0]], None
         listed = [
-            {"key": f"x/{part.name}", "rows": rows, "bytes": str(part.stat().st_size), "sha256": ""} for part in parts
+            {"key": f"x/{part.name}", "rows": rows, "bytes": str(part.stat().st_size)}
+            | {"sha256": hashlib.sha256(part.read_bytes()).hexdigest()}
+            | ({"name": "flights-2013-01.parquet"} if source == "flights_files" else {})
+            for part in parts
         ]
         manifest = {"run_id": "manual__1", "pipeline": "flights", "dataset": source, "files": listed}
         (directory / "_manifest.json").write_text(json.dumps(manifest))
@@ -478,14 +624,15 @@ def clean_all(spark, raw, attempt=1):
 
 def test_the_record_accounts_for_every_row(spark, lake, raw):
     record = clean_all(spark, raw)
-    counts = record["datasets"]["clean_flights"]
+    counts = record["datasets"]["clean_flights_files"]
     assert (counts["rows_in"], counts["rows_out"], counts["rejected"]) == (
         4,
         2,
         {"distance_invalid": 1, "superseded": 1},
     )
     assert {name: value["rows_in"] for name, value in record["datasets"].items()} == {
-        "clean_flights": 4,
+        "clean_flights_files": 4,
+        "clean_weather": 0,
         "clean_planes": 1,
         "clean_airlines": 1,
         "clean_airports": 2,
@@ -493,7 +640,7 @@ def test_the_record_accounts_for_every_row(spark, lake, raw):
     assert json.loads(Path(lake, "curated/_stages/manual__1/1/clean_data.json").read_text()) == record
     lines = [
         json.loads(line)
-        for part in Path(lake, "quarantine/flights/flights").rglob("part-*.json")
+        for part in Path(lake, "quarantine/flights/flights_files").rglob("part-*.json")
         for line in part.read_text().splitlines()
     ]
     assert {line["rule"] for line in lines} == {"distance_invalid", "superseded"}
@@ -507,7 +654,7 @@ def test_the_record_accounts_for_every_row(spark, lake, raw):
         "original_is",
     }
     (bad,) = [line for line in lines if line["rule"] == "distance_invalid"]
-    assert (bad["run_id"], bad["dataset"], bad["source_record"]) == ("manual__1", "flights", 3)
+    assert (bad["run_id"], bad["dataset"], bad["source_record"]) == ("manual__1", "flights_files", 3)
     assert bad["original_is"] == "record" and json.loads(bad["original"])["distance"] == 0
 
 
@@ -554,11 +701,103 @@ def test_an_interval_without_flights_goes_through(spark, lake):
     assert totals["datasets"]["agg_delay_day"]["rows_out"] == 0
 
 
+def put_file(directory, name, content, number):
+    """Put a raw object with its entry of a manifest."""
+    path = directory / f"part-{number:05}.{name.rpartition('.')[2]}"
+    path.write_bytes(content)
+    entry = {"key": f"x/{path.name}", "rows": None, "bytes": len(content), "name": name}
+    return entry | {"sha256": hashlib.sha256(content).hexdigest()}
+
+
+def seal(lake, source, files, start="2013-01-01"):
+    """Seal files {name: content} of a source; return the manifest's URL."""
+    directory = lake / f"raw/{source}/dt={start}/run_id=manual__1/attempt=9"
+    directory.mkdir(parents=True)
+    listed = [put_file(directory, name, content, number) for number, (name, content) in enumerate(files.items())]
+    manifest = {"run_id": "manual__1", "pipeline": "flights", "dataset": source, "files": listed}
+    (directory / "_manifest.json").write_text(json.dumps(manifest))
+    return f"file://{directory}/_manifest.json"
+
+
+def test_a_file_delivered_twice_is_read_once(spark, lake, capsys):
+    content = b"carrier,name\nUA,United\nDL,Delta\n"
+    url = seal(lake, "airlines", {"a.csv": content, "a-copy.csv": content, "b.csv": b"carrier,name\nAA,American\n"})
+    stage = Stage("clean_data", run(), spark)
+    clean_data.clean_source(stage, replace(AIRLINES, files="*.csv"), url)
+    counts = stage.datasets["clean_airlines"]
+    assert (counts["rows_in"], counts["rows_out"], counts["rejected"]) == (5, 3, {"superseded": 2})
+    assert "the same content as another file: a-copy.csv" in capsys.readouterr().out
+
+
+def month(*days, first=1):
+    """A Parquet file of flights on such days (datetime), ids counting up."""
+    kinds = {"sched_dep": pa.timestamp("us"), "updated_at": pa.timestamp("us", "UTC")}
+    rows = [{**GOOD, "id": number, "sched_dep": day} for number, day in enumerate(days, first)]
+    columns = {name: pa.array([row[name] for row in rows], kinds.get(name)) for name in GOOD}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+def test_of_a_file_a_run_takes_its_interval_and_refuses_what_the_name_does_not_say(spark, lake):
+    january = month(datetime(2013, 1, 9), datetime(2013, 1, 10), datetime(2013, 1, 19, 23, 59), datetime(2013, 2, 1))
+    url = seal(lake, "flights_files", {"flights-2013-01.parquet": january})
+    part = Run("flights", "manual__1", 1, datetime(2013, 1, 10), datetime(2013, 1, 20), {})
+    stage = Stage("clean_data", part, spark)
+    clean_data.clean_source(stage, FLIGHTS.sources["flights_files"], url)
+    counts = stage.datasets["clean_flights_files"]
+    assert (counts["rows_in"], counts["rows_out"], counts["rejected"]) == (3, 2, {"outside_period": 1})
+
+
+def test_files_and_table_are_one_dataset(spark, lake, raw):
+    table = flights(spark, {"id": 8, "sched_dep": datetime(2013, 7, 1)}).drop(*clean_data.ORIGIN)
+    directory = lake / "raw/table"
+    table.coalesce(1).write.format(raw_rows.AVRO).save(f"file://{directory}")
+    (part,) = directory.glob("part-*.avro")
+    entry = {"key": f"x/{part.name}", "rows": 1, "bytes": part.stat().st_size, "sha256": ""}
+    manifest = {"run_id": "manual__1", "pipeline": "flights", "dataset": "flights_table", "files": [entry]}
+    (directory / "_manifest.json").write_text(json.dumps(manifest))
+    files = {
+        f"flights-2013-{number:02}.parquet": month(datetime(2013, number, 5), first=number) for number in range(1, 7)
+    }
+    manifests = raw | {
+        "flights_files": seal(lake, "flights_files", files),
+        "flights_table": f"file://{directory}/_manifest.json",
+    }
+    year = Run("flights", "manual__1", 1, datetime(2013, 1, 1), datetime(2014, 1, 1), manifests)
+    record = Stage("clean_data", year, spark).perform(clean_data.clean_all)
+    assert record["datasets"]["clean_flights_files"]["feeds"] == "clean_flights"
+    enrich = Stage("enrich_data", year, spark, after="clean_data")
+    assert enrich.given["clean_flights"]["rows_out"] == 7
+    assert sorted(row["id"] for row in enrich.read("clean_flights").collect()) == [1, 2, 3, 4, 5, 6, 8]
+
+
+def test_a_file_of_other_types_stops_with_source_file_and_column(spark, lake):
+    table = pq.read_table(io.BytesIO(month(datetime(2013, 1, 9))))
+    table = table.set_column(table.schema.get_field_index("distance"), "distance", pa.array(["far"]))
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    url = seal(lake, "flights_files", {"flights-2013-01.parquet": sink.getvalue()})
+    expected = r"flights_files \(flights-2013-01.parquet\): column distance: expected int, found string \(drift: retyped is stop\)"
+    with pytest.raises(raw_rows.DriftError, match=expected):
+        clean_data.clean_source(Stage("clean_data", run(), spark), FLIGHTS.sources["flights_files"], url)
+
+
+def test_a_text_column_of_which_no_value_fits_is_retyped(spark, lake):
+    content = json.dumps([{**row, "alt": f"{row['alt']} ft"} for row in AIRPORTS]).encode()
+    url = seal(lake, "airports", {"airports.json": content})
+    with pytest.raises(raw_rows.DriftError, match=r"airports \(airports.json\): column alt: expected int"):
+        clean_data.clean_source(Stage("clean_data", run(), spark), AIRPORT_SOURCE, url)
+    stage = Stage("clean_data", run(attempt=2), spark)
+    clean_data.clean_source(stage, replace(AIRPORT_SOURCE, drift=Drift(retyped="quarantine")), url)
+    assert stage.datasets["clean_airports"]["rejected"] == {"drift_retyped": 2}
+
+
 def test_a_finished_stage_submitted_again_does_nothing(spark, lake, raw):
     record = clean_all(spark, raw)
     assert clean_all(spark, raw) == record
     with pytest.raises(StageError, match="made from other inputs"):
-        clean_all(spark, {**raw, "flights": "file:///other/_manifest.json"})
+        clean_all(spark, {**raw, "flights_files": "file:///other/_manifest.json"})
 
 
 def test_what_an_unfinished_attempt_left_is_not_overwritten(spark, lake, raw):
@@ -566,7 +805,7 @@ def test_what_an_unfinished_attempt_left_is_not_overwritten(spark, lake, raw):
     Path(lake, "curated/_stages/manual__1/1/clean_data.json").unlink()
     with pytest.raises(StageError, match="next --attempt"):
         clean_all(spark, raw)
-    assert clean_all(spark, raw, attempt=2)["datasets"]["clean_flights"]["rows_out"] == 2
+    assert clean_all(spark, raw, attempt=2)["datasets"]["clean_flights_files"]["rows_out"] == 2
 
 
 def test_a_stage_without_the_one_before_says_so(spark, lake):
@@ -633,10 +872,11 @@ def test_command_line_that_is_wrong(wrong):
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_a_quarantined_record_is_parsed_anew_from_its_original(spark, lake, name):
     file, content, expected = ORIGINALS[name]
-    source, paths = FLIGHTS.sources[name], [raw_file(lake, file, content)]
+    source, path = FLIGHTS.sources[name], raw_file(lake, file, content)
     stage = Stage("clean_data", run(), spark)
-    _, rejected = clean_data.clean(clean_data.read_raw(spark, source, paths), source)
-    stage.put_aside(name, originals.attach(rejected, source.format, paths))
+    (group,) = raw_rows.read(spark, source, {path: file})
+    _, rejected = clean_data.clean(group.rows, source)
+    stage.put_aside(name, originals.attach(rejected, source.format, [path]))
     wanted = sorted({rule for rule, _ in expected.values()} - {"superseded"})
     entry = {"prefix": f"{stage.quarantine}/{stage.run.path(f'flights/{name}')}", "rules": wanted}
     again = clean_data.read_quarantined(stage, source, entry)
@@ -654,22 +894,24 @@ def test_a_quarantined_record_is_parsed_anew_from_its_original(spark, lake, name
 def test_a_replay_releases_what_the_rules_of_today_accept(spark, lake, raw, monkeypatch):
     clean_all(spark, raw)
     Stage("enrich_data", run(), spark, after="clean_data").perform(enrich_data.enrich_all)
-    mended = [rule for rule in FLIGHTS.sources["flights"].rules if rule.name != "distance_invalid"]
-    sources = {**FLIGHTS.sources, "flights": replace(FLIGHTS.sources["flights"], rules=tuple(mended))}
+    mended = [rule for rule in FLIGHTS.sources["flights_files"].rules if rule.name != "distance_invalid"]
+    sources = {**FLIGHTS.sources, "flights_files": replace(FLIGHTS.sources["flights_files"], rules=tuple(mended))}
     monkeypatch.setattr(clean_data, "load", lambda _: replace(FLIGHTS, sources=sources))
     entry = {
-        "prefix": f"file://{lake}/quarantine/flights/flights/dt=2013-01-01/run_id=manual__1/attempt=1",
+        "prefix": f"file://{lake}/quarantine/flights/flights_files/dt=2013-01-01/run_id=manual__1/attempt=1",
         "rules": ["distance_invalid"],
-        "like": raw["flights"],
+        "like": raw["flights_files"],
     }
-    given = {name: {"sealed": [url]} for name, url in raw.items()} | {"flights": {"entries": [entry], "rows": 1}}
+    given = {name: {"sealed": [url]} for name, url in raw.items() if url != "none"} | {
+        "flights_files": {"entries": [entry], "rows": 1}
+    }
     document = lake / "replay.json"
     document.write_text(json.dumps({"pipeline": "flights", "run_id": "replay1", "sources": given}))
     replay = replace(run(), run_id="replay1", replay=f"file://{document}")
 
     record = Stage("clean_data", replay, spark).perform(clean_data.clean_all)
     counts = {name: (value["rows_in"], value["rows_out"]) for name, value in record["datasets"].items()}
-    assert counts["clean_flights"] == (1, 1) and counts["clean_airports"] == (2, 2)
+    assert counts["clean_flights_files"] == (1, 1) and counts["clean_airports"] == (2, 2)
     tables = Stage("enrich_data", replay, spark, after="clean_data").perform(enrich_data.enrich_all)["datasets"]
     assert {name: value["rows_out"] for name, value in tables.items()} == {
         "fact_flight": 1,
@@ -690,15 +932,15 @@ def test_a_replay_releases_what_the_rules_of_today_accept(spark, lake, raw, monk
 
 def test_a_replay_of_rows_that_are_still_wrong_quarantines_them_with_their_original(spark, lake, raw):
     clean_all(spark, raw)
-    prefix = "quarantine/flights/flights/dt=2013-01-01"
+    prefix = "quarantine/flights/flights_files/dt=2013-01-01"
     entry = {
         "prefix": f"file://{lake}/{prefix}/run_id=manual__1/attempt=1",
         "rules": ["distance_invalid"],
-        "like": raw["flights"],
+        "like": raw["flights_files"],
     }
     stage = Stage("clean_data", replace(run(), run_id="replay1"), spark)
-    clean_data.replay_source(stage, FLIGHTS.sources["flights"], {"entries": [entry], "rows": 1})
-    assert stage.datasets["clean_flights"]["rejected"] == {"distance_invalid": 1}
+    clean_data.replay_source(stage, FLIGHTS.sources["flights_files"], {"entries": [entry], "rows": 1})
+    assert stage.datasets["clean_flights_files"]["rejected"] == {"distance_invalid": 1}
     (line,) = [
         json.loads(line)
         for part in Path(lake, prefix, "run_id=replay1").rglob("part-*.json")
@@ -707,4 +949,4 @@ def test_a_replay_of_rows_that_are_still_wrong_quarantines_them_with_their_origi
     assert (line["run_id"], line["source_record"], json.loads(line["original"])["distance"]) == ("replay1", 3, 0)
     with pytest.raises(StageError, match="2 rows in and 0 added, but 0 out"):
         replay = Stage("clean_data", replace(run(2), run_id="replay1"), spark)
-        clean_data.replay_source(replay, FLIGHTS.sources["flights"], {"entries": [entry], "rows": 2})
+        clean_data.replay_source(replay, FLIGHTS.sources["flights_files"], {"entries": [entry], "rows": 2})

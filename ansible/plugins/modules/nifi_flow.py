@@ -70,6 +70,7 @@ POLICIES = (
     ("write", "controller"),
     ("read", "parameter-contexts"),
     ("write", "parameter-contexts"),
+    ("write", "restricted-components"),
     ("read", "system"),
     ("read", "provenance"),
     ("read", "process-groups/{root}"),

@@ -9,55 +9,50 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
 
 # The code and declarations of the release that this file belongs to, whatever else is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from jobs.declaration import Source, load
+from jobs.transform.spark import raw
 from jobs.transform.spark.hooks import hooked
 from jobs.transform.spark.originals import BASE64, UNREADABLE, attach
 from jobs.transform.spark.originals import RECORD as RECORD_OF
+from jobs.transform.spark.raw import BLOCK, FILE, ORIGIN, RECORD, Raw
 from jobs.transform.spark.session import Run, Stage, StageError, arguments, submit
 from jobs.transform.spark.storage import Storage
 
-FILE, BLOCK, RECORD = ORIGIN = ("_file", "_block", "_record")
-SUPERSEDED = "superseded"
-IDS_OF_A_PARTITION = 2**33 - 1
+SUPERSEDED, PERIOD = "superseded", "_period"
+MOST_CHARACTERS = 1_000_000  # of one value of a text file
 QUARANTINED = (
     "source_row string, source_file string, source_block bigint, source_record bigint, rule string, "
     "original string, original_is string"
 )
-# Spark's own reader, by class: the name "avro" asks for a further jar that adds only SQL functions.
-AVRO = "org.apache.spark.sql.avro.AvroFileFormat"
 
 
-def clean(rows: DataFrame, source: Source, newest: str | None = None) -> tuple[DataFrame, DataFrame]:
+def clean(
+    rows: DataFrame | list[tuple[DataFrame, Column | None]], source: Source, newest: str | None = None
+) -> tuple[DataFrame, DataFrame]:
     """Split raw rows into accepted and rejected ones; every row is in exactly one of them.
 
-    rows: the source's columns as extracted, plus where each comes from: `_file`, `_block` (offset in bytes of the part of
-    the file that was read at once; 0 unless the file is large) and `_record` (number in that part, from 1), and, for text
-    formats, `_unreadable` (the line that could not be parsed, else null). A row is rejected by the first that applies:
-    unreadable_row, unreadable_value (a value that does not fit the type in source.columns), the source's rules in order,
-    superseded. Among accepted rows with the same key the one with the greatest `newest` column stays, and of equally new
-    ones the last in the order of files and records; the others are superseded: put aside and counted, but no fault.
+    rows: the source's columns as extracted, plus where each comes from (raw.ORIGIN) and, for text formats, `_unreadable` (the line
+    that could not be parsed, else null); or several of these, each with a verdict on all its rows (drift) or None. A row is
+    rejected by the first that applies: drift, unreadable_row, outside_period, unreadable_encoding, huge_value, unreadable_value (a
+    value that does not fit the type in source.columns), the source's rules in order, superseded. Among accepted rows with the same
+    key the one with the greatest `newest` column stays, and of equally new ones the last in the order of files and records; the
+    others are superseded: put aside and counted, but no fault.
 
     Returns (accepted: the source's columns, typed; rejected: source_row as JSON, source_file, source_block, source_record,
     rule, reason).
     """
-    given = [name for name in rows.columns if name not in (*ORIGIN, UNREADABLE)]
-    names = list(source.columns) or given
-    typed = [
-        F.expr(f"try_cast(`{name}` as {source.columns[name]})").alias(name) if source.columns else F.col(name)
-        for name in names
-    ]
-    original = F.struct(*[F.col(name) for name in rows.columns if name not in ORIGIN])
-    judged = rows.select(*typed, *ORIGIN, original.alias("_row"), _unfit(rows, source).alias("_fit"))
+    groups = rows if isinstance(rows, list) else [(rows, None)]
+    judged = reduce(DataFrame.unionByName, [_judge(rows, source, verdict) for rows, verdict in groups])
+    names = [name for name in judged.columns if name not in (*ORIGIN, "_row", "_fit")]
     judged = judged.withColumn("_verdict", _first_broken_rule(source))
 
     # A query gives equally new rows in any order: what tells them apart must not depend on it.
@@ -78,7 +73,7 @@ def clean(rows: DataFrame, source: Source, newest: str | None = None) -> tuple[D
     )
     accepted = judged.where(F.col("_verdict").isNull()).select(*names)
     rejected = judged.where(F.col("_verdict").isNotNull()).select(
-        F.to_json("_row", {"ignoreNullFields": "false"}).alias("source_row"),
+        F.col("_row").alias("source_row"),
         F.col(FILE).alias("source_file"),
         F.col(BLOCK).alias("source_block"),
         F.col(RECORD).alias("source_record"),
@@ -88,21 +83,55 @@ def clean(rows: DataFrame, source: Source, newest: str | None = None) -> tuple[D
     return accepted, rejected
 
 
+def _judge(rows: DataFrame, source: Source, verdict: Column | None) -> DataFrame:
+    """The declared columns, typed, with their origin, `_row` (the original as JSON) and `_fit` (null when all is well so far)."""
+    given = [name for name in rows.columns if name not in (*ORIGIN, UNREADABLE, PERIOD)]
+    typed = [
+        F.expr(f"try_cast(`{name}` as {kind})" if name in given else f"cast(null as {kind})").alias(name)
+        for name, kind in source.columns.items()
+    ] or [F.col(name) for name in given]
+    original = F.struct(*[F.col(name) for name in rows.columns if name not in (*ORIGIN, PERIOD)])
+    fit = _unfit(rows, source) if verdict is None else verdict
+    return rows.select(
+        *typed, *ORIGIN, F.to_json(original, {"ignoreNullFields": "false"}).alias("_row"), fit.alias("_fit")
+    )
+
+
 def _verdict(rule: str, reason: str | Column) -> Column:
     return F.struct(F.lit(rule).alias("rule"), (F.lit(reason) if isinstance(reason, str) else reason).alias("reason"))
 
 
 def _unfit(rows: DataFrame, source: Source) -> Column:
     """The verdict on what can only be seen before the types are set, null when all is well."""
-    verdicts = (
-        [F.when(F.col(UNREADABLE).isNotNull(), _verdict("unreadable_row", "The row could not be parsed"))]
-        if UNREADABLE in rows.columns
-        else []
-    )
-    for name, kind in source.columns.items():
+    verdicts = []
+    if UNREADABLE in rows.columns:
+        verdicts.append(
+            F.when(F.col(UNREADABLE).isNotNull(), _verdict("unreadable_row", "The row could not be parsed"))
+        )
+    if PERIOD in rows.columns:
+        what = f"{source.interval} is outside the time that the name of the file says"
+        verdicts.append(F.when(~F.col(PERIOD), _verdict("outside_period", what)))
+    names = [name for name in source.columns if name in rows.columns]
+    if source.format in raw.TEXT:
+        for name in names:
+            # what a reader puts in the place of bytes that are no character
+            undecoded = F.col(name).contains("\ufffd")
+            verdicts.append(F.when(undecoded, _verdict("unreadable_encoding", f"{name} is not {source.encoding}")))
+            huge = F.length(name) > MOST_CHARACTERS
+            verdicts.append(
+                F.when(huge, _verdict("huge_value", f"{name} has more than {MOST_CHARACTERS:,} characters"))
+            )
+    for name in names:
+        kind = source.columns[name]
         unfit = F.expr(f"`{name}` is not null and try_cast(`{name}` as {kind}) is null")
         verdicts.append(F.when(unfit, _verdict("unreadable_value", f"{name} is not a valid {kind}")))
     return F.coalesce(*verdicts, F.lit(None))
+
+
+def _drifted(source: Source, group: Raw) -> Column | None:
+    """The verdict on all rows of files whose columns the declaration does not want, None when it takes them."""
+    unwanted = [drift for drift in group.drifts if getattr(source.drift, drift.kind) == "quarantine"]
+    return _verdict(f"drift_{unwanted[0].kind}", "; ".join(map(str, unwanted))) if unwanted else None
 
 
 def _first_broken_rule(source: Source) -> Column:
@@ -121,7 +150,10 @@ def read_manifest(storage: Storage, url: str, run: Run, source: str) -> dict:
         if manifest[name] != expected:
             raise StageError(f"{url}: {name} is {manifest[name]!r}, expected {expected!r}")
     directory = url.rpartition("/")[0]
-    manifest["paths"] = [f"{directory}/{file['key'].rpartition('/')[2]}" for file in manifest["files"]]
+    manifest["paths"] = {
+        f"{directory}/{file['key'].rpartition('/')[2]}": file.get("name") or file["key"].rpartition("/")[2]
+        for file in manifest["files"]
+    }
     sizes = {path: int(file["bytes"]) for path, file in zip(manifest["paths"], manifest["files"], strict=True)}
     present = set(storage.names(directory))
     for path, stated in sizes.items():
@@ -132,33 +164,38 @@ def read_manifest(storage: Storage, url: str, run: Run, source: str) -> dict:
     return manifest
 
 
-def read_raw(spark: SparkSession, source: Source, paths: list[str]) -> DataFrame:
-    """Read raw files into the source's columns and where each row comes from; text formats as strings, with `_unreadable`."""
-    text = StructType([StructField(name, StringType()) for name in [*source.columns, UNREADABLE]])
-    if source.format in ("csv", "json"):
-        reader = spark.read.schema(text).option("columnNameOfCorruptRecord", UNREADABLE).option("multiLine", True)
-    if source.format == "csv":
-        rows = reader.option("columnPruning", False).csv(paths, header=True, enforceSchema=False, escape='"')
-    elif source.format == "json":
-        rows = reader.json(paths)
-    elif source.format == "parquet":
-        rows = spark.read.parquet(*paths)
-    else:
-        rows = spark.read.format(AVRO).load(paths)
-    if source.format == "parquet":
-        block, record = F.lit(0), F.col("_metadata.row_index")
-    else:
-        # A partition reads one file, or one block of it (see clean_all), from its beginning to its end.
-        block, record = F.col("_metadata.file_block_start"), F.monotonically_increasing_id()
-        record = record.bitwiseAND(F.lit(IDS_OF_A_PARTITION))
-    return rows.withColumns(
-        {FILE: F.col("_metadata.file_path"), BLOCK: block.cast("bigint"), RECORD: (record + 1).cast("bigint")}
+def delivered_twice(source: Source, manifest: dict) -> dict[str, str]:
+    """{URL of a file: URL of the file before it that has the same content}; parts of a query or of pages are no such files."""
+    first: dict[str, str] = {}
+    if source.files is None:
+        return {}
+    pairs = zip(manifest["paths"], manifest["files"], strict=True)
+    return {path: twin for path, file in pairs if (twin := first.setdefault(file["sha256"], path)) != path}
+
+
+def count(rows: DataFrame, source: Source) -> tuple[dict[str, int], list[str]]:
+    """Count the rows of each file (by name of the object) as they are parsed in full; a bare count() may skip what it does not need.
+
+    Returns the counts, and the text columns of which no value has its declared type. Raises StageError for a document of JSON that
+    is broken.
+    """
+    text = {name: kind for name, kind in source.columns.items() if source.format in raw.TEXT and name in rows.columns}
+    found = rows.groupBy(F.element_at(F.split(FILE, "/"), -1).alias("object")).agg(
+        F.count(F.lit(1)).alias("rows"),
+        F.max(F.xxhash64(*rows.columns)),
+        F.count(UNREADABLE if UNREADABLE in rows.columns else F.lit(None)).alias("unreadable"),
+        *[F.count(name).alias(f"{name} given") for name in text],
+        *[F.count(F.expr(f"try_cast(`{name}` as {kind})")).alias(f"{name} fit") for name, kind in text.items()],
     )
-
-
-def count(rows: DataFrame) -> int:
-    """Count rows as they are parsed in full; a bare count() of a text file may skip what it does not need."""
-    return rows.agg(F.count(F.lit(1)).alias("rows"), F.max(F.xxhash64(*rows.columns))).first()["rows"]
+    counted = found.collect()
+    if source.format == "json" and (broken := [row["object"] for row in counted if row["unreadable"]]):
+        raise StageError(f"{', '.join(broken)} is not JSON from beginning to end")
+    retyped = [
+        name
+        for name in text
+        if sum(row[f"{name} given"] for row in counted) and not sum(row[f"{name} fit"] for row in counted)
+    ]
+    return {row["object"]: row["rows"] for row in counted}, retyped
 
 
 def clean_source(stage: Stage, source: Source, url: str) -> None:
@@ -166,24 +203,44 @@ def clean_source(stage: Stage, source: Source, url: str) -> None:
     manifest = read_manifest(stage.storage, url, stage.run, source.name)
     if not manifest["paths"]:
         raise StageError(f"{url} lists no files: an empty extract still has one part, with its columns")
+    twice = delivered_twice(source, manifest)
+    files = {path: name for path, name in manifest["paths"].items() if path not in twice}
     with stage.doing(f"{source.name}, look at the files"):
-        rows = hooked(stage, f"clean_{source.name}", read_raw(stage.spark, source, manifest["paths"]))
+        groups = raw.read(stage.spark, source, files)
     stated = [file.get("rows") for file in manifest["files"]]
-    if None in stated:
-        with stage.doing(f"{source.name}, count the rows of the files"):
-            rows_in = count(rows)
-    else:
-        rows_in = sum(map(int, stated))
-    accepted, rejected = clean(rows, source, newest="updated_at" if "updated_at" in rows.columns else None)
-    rows_out = stage.write(f"clean_{source.name}", accepted)
-    put_aside = {}
-    if rows_out != rows_in:
-        put_aside = stage.put_aside(source.name, attach(rejected, source.format, manifest["paths"]))
-    stage.account(f"clean_{source.name}", rows_in, rows_out, put_aside)
+    counts: dict[str, int] = {}
+    judged = []
+    for group in groups:
+        rows = hooked(stage, f"clean_{source.name}", raw.within(group, source, stage.run.start, stage.run.end))
+        retyped: list[str] = []
+        if None in stated or source.format in raw.TEXT:
+            with stage.doing(f"{source.name}, count the rows of the files"), raw.reading(source, group.files):
+                counted, retyped = count(rows, source)
+            counts |= counted
+        drifts = [raw.Drift("retyped", name, source.columns[name], "no such value") for name in retyped]
+        for drift in drifts:
+            raw.enforce(source, group, drift)
+        judged.append((rows, _drifted(source, replace(group, drifts=(*group.drifts, *drifts)))))
+    rows_in = sum(counts.values()) if None in stated else sum(map(int, stated))
+    accepted, rejected = clean(judged, source, _newest(source, judged[0][0]))
+    with raw.reading(source, files):
+        rows_out = stage.write(f"clean_{source.name}", accepted)
+        put_aside = {}
+        if rows_out != rows_in:
+            # of a page the whole is no record
+            kind = "page" if source.records else source.format
+            put_aside = stage.put_aside(source.name, attach(rejected, kind, list(files)))
+    # not read again: what one of two equal files has is superseded by what the other has
+    if doubled := sum(counts.get(twin.rpartition("/")[2], 0) for twin in twice.values()):
+        print(
+            f"{source.name}: the same content as another file: {', '.join(manifest['paths'][path] for path in twice)}"
+        )
+        put_aside[SUPERSEDED] = put_aside.get(SUPERSEDED, 0) + doubled
+    stage.account(f"clean_{source.name}", rows_in + doubled, rows_out, put_aside, **_feeds(source))
 
 
 def clean_all(stage: Stage) -> None:
-    """Clean every source of the run's pipeline."""
+    """Clean every source of the run's pipeline that has days of the run's interval."""
     if stage.run.replay:
         replay_all(stage)
         return
@@ -194,7 +251,12 @@ def clean_all(stage: Stage) -> None:
         raise StageError(
             f"sources of {stage.run.pipeline} and --manifest do not agree about: {', '.join(sorted(unmatched))}"
         )
-    stage.together(partial(clean_source, stage, source, stage.run.manifests[name]) for name, source in sources.items())
+    asked = {name: source for name, source in sources.items() if source.overlap(stage.run.start, stage.run.end)}
+    if without := {source.dataset for source in sources.values()} - {source.dataset for source in asked.values()}:
+        raise StageError(
+            f"no source of {', '.join(sorted(without))} has days between {stage.run.start} and {stage.run.end}: see since and until"
+        )
+    stage.together(partial(clean_source, stage, source, stage.run.manifests[name]) for name, source in asked.items())
 
 
 def replay_all(stage: Stage) -> None:
@@ -212,12 +274,11 @@ def replay_all(stage: Stage) -> None:
 def refer_to(stage: Stage, source: Source, given: dict) -> None:
     """Clean what the runs had extracted of a source, only to join with it: nothing of it is counted or published."""
     with stage.doing(f"{source.name}, look at the files"):
-        rows = hooked(
-            stage, f"clean_{source.name}", read_raw(stage.spark, source, _paths(stage, given["sealed"], source))
-        )
-    accepted, _ = clean(rows, source, newest="updated_at" if "updated_at" in rows.columns else None)
+        groups = raw.read(stage.spark, source, _paths(stage, given["sealed"], source))
+    judged = [(hooked(stage, f"clean_{source.name}", group.rows), _drifted(source, group)) for group in groups]
+    accepted, _ = clean(judged, source, _newest(source, judged[0][0]))
     rows_out = stage.write(f"clean_{source.name}", accepted)
-    stage.note(f"clean_{source.name}", rows_out, rows_out, reference=True)
+    stage.note(f"clean_{source.name}", rows_out, rows_out, reference=True, **_feeds(source))
 
 
 def replay_source(stage: Stage, source: Source, given: dict) -> None:
@@ -228,21 +289,24 @@ def replay_source(stage: Stage, source: Source, given: dict) -> None:
         kept = rows if kept is None else kept.unionByName(rows)
     originals = ("original", "original_is")
     rows = hooked(stage, f"clean_{source.name}", kept.drop(*originals))
-    accepted, rejected = clean(rows, source, newest="updated_at" if "updated_at" in rows.columns else None)
+    accepted, rejected = clean(rows, source, _newest(source, rows))
     rows_out = stage.write(f"clean_{source.name}", accepted)
     put_aside = {}
     if rows_out != given["rows"]:
         place = {FILE: "source_file", BLOCK: "source_block", RECORD: "source_record"}
         kept = kept.select(*[F.col(mine).alias(name) for mine, name in place.items()], *originals)
         put_aside = stage.put_aside(source.name, rejected.join(kept, list(place.values()), "left"))
-    stage.account(f"clean_{source.name}", given["rows"], rows_out, put_aside)
+    stage.account(f"clean_{source.name}", given["rows"], rows_out, put_aside, **_feeds(source))
 
 
 def read_quarantined(stage: Stage, source: Source, entry: dict) -> DataFrame:
     """Read quarantined rows as if from their raw files: parsed anew from the original, or by the types of the raw files."""
     lines = stage.spark.read.schema(QUARANTINED).json(entry["prefix"]).where(F.col("rule").isin(entry["rules"]))
     if source.format in ("csv", "json"):
-        columns = ", ".join(f"`{name}` string" for name in [*source.columns, UNREADABLE])
+        # a record of CSV has the columns of its file, in their order
+        like = list(_paths(stage, [entry["like"]], source))[:1] if source.format == "csv" and entry.get("like") else []
+        names = list(raw.columns_of(stage.spark, source, like[0])) if like else list(source.columns)
+        columns = ", ".join(f"`{name}` string" for name in [*names, UNREADABLE])
         options = {"columnNameOfCorruptRecord": UNREADABLE, "mode": "PERMISSIVE"}
         text = F.expr(f"if(original_is = '{BASE64}', make_valid_utf8(cast(unbase64(original) as string)), original)")
         parsed = (
@@ -252,21 +316,30 @@ def read_quarantined(stage: Stage, source: Source, entry: dict) -> DataFrame:
         )
         row = F.when(F.col("original_is") == RECORD_OF, F.from_json("source_row", columns)).otherwise(parsed)
     else:
-        raw = read_raw(stage.spark, source, _paths(stage, [entry["like"]], source))
-        row = F.from_json("source_row", raw.drop(*ORIGIN).schema)
+        groups = raw.read(stage.spark, source, _paths(stage, [entry["like"]], source))
+        row = F.from_json("source_row", groups[0].rows.drop(*ORIGIN).schema)
     place = [F.col(f"source{name}").alias(name) for name in ORIGIN]
     return lines.select(row.alias("row"), *place, "original", "original_is").select(
         "row.*", *ORIGIN, "original", "original_is"
     )
 
 
-def _paths(stage: Stage, urls: list[str], source: Source) -> list[str]:
-    """The files of sealed manifests of other runs."""
-    paths = []
+def _paths(stage: Stage, urls: list[str], source: Source) -> dict[str, str]:
+    """The files of sealed manifests of other runs: {URL: name at the source}."""
+    paths: dict[str, str] = {}
     for url in urls:
         run = replace(stage.run, run_id=json.loads(stage.storage.read_text(url))["run_id"])
-        paths += read_manifest(stage.storage, url, run, source.name)["paths"]
+        paths |= read_manifest(stage.storage, url, run, source.name)["paths"]
     return paths
+
+
+def _newest(source: Source, rows: DataFrame) -> str | None:
+    return "updated_at" if "updated_at" in (source.columns or rows.columns) else None
+
+
+def _feeds(source: Source) -> dict[str, str]:
+    """What a source's cleaned rows are part of, when it is not the only one of its dataset."""
+    return {"feeds": f"clean_{source.dataset}"} if source.dataset != source.name else {}
 
 
 if __name__ == "__main__":

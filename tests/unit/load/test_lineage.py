@@ -93,8 +93,8 @@ def test_a_partition_leads_back_to_its_source_and_forward_to_what_stands_on_it(w
         "s3://curated/fact_flight/dt=2013-01-01/run_id=r1/attempt=3  62 rows, by flights.enrich_data.fact_flight"
         in text
     )
-    assert "_manifest.json version version-of-flights, flow version f10w" in text
-    assert "part-00000.avro version object-of-flights, 31 rows, 100 bytes" in text
+    assert "_manifest.json version version-of-flights_files, flow version f10w" in text
+    assert "part-00000.avro version object-of-flights_files, 31 rows, 100 bytes" in text
     assert "118 rows = 118 published + 0 quarantined + 0 superseded (the test)" in text
     assert "planes_db planes" in text and "airlines" not in text, "a flight is joined with planes and airports alone"
     ahead = text.partition("what stands on it")[2]
@@ -112,7 +112,7 @@ def test_every_run_of_a_partition_is_told(warehouse):
 
 def test_a_repeated_task_makes_the_same_events(warehouse):
     run = warehouse.run("r1", "2013-01-01", "2013-02-01")
-    manifest = sealed(run, warehouse.declaration.sources["flights"])
+    manifest = sealed(run, warehouse.declaration.sources["flights_files"])
     ledger.start_run(warehouse.conn, run)
     assert events.store(warehouse.conn, [events.extracted(run, manifest, {})]) == 1
     assert events.store(warehouse.conn, [events.extracted(run, manifest, {})]) == 0

@@ -53,7 +53,9 @@ def test_a_first_run(warehouse):
         ("fact_flight", "fact_flight_201302", 1, 57),
     ]
     (row,) = warehouse.rows("select * from dwh.fact_flight where flight_id = 1", user="etl_read")
-    assert row[:2] == (1, FEB) and row[2].isoformat() == "2013-02-01T12:30:00+00:00" and row[-2:] == ("r1", "release1")
+    assert (
+        row[:2] == (1, FEB) and row[2].isoformat() == "2013-02-01T12:30:00+00:00" and row[16:18] == ("r1", "release1")
+    )
     assert row[8] is None and row[12] is True
     assert warehouse.rows("select name from dwh.dim_airline") == [('United, "Air" Lines',)]
     assert warehouse.rows("select name, lat, dst from dwh.dim_airport order by faa") == [
@@ -207,11 +209,11 @@ def test_a_failed_audit_publishes_nothing(warehouse, name):
             "rows_staged of fact_flight: expected 63 rows, found 62 rows",
         ),
         (
-            "update etl.run_stage set rows_in = 61 where dataset = 'clean_flights'",
-            "rows_read of flights: expected 62 rows, found 61 rows",
+            "update etl.run_stage set rows_in = 61 where dataset = 'clean_flights_files'",
+            "rows_read of flights_files: expected 62 rows, found 61 rows",
         ),
         (
-            "update etl.run_stage set rows_out = 63 where dataset = 'clean_flights'",
+            "update etl.run_stage set rows_out = 63 where dataset = 'clean_flights_files'",
             "fact_rows of fact_flight: expected 63 rows as clean_flights",
         ),
         (
@@ -612,14 +614,15 @@ def test_every_source_is_in_balance(warehouse):
     assert warehouse.rows(BALANCE, user="etl_read") == [
         ("airlines", 1, 1, 0, 0, 0, True, "dim_airline"),
         ("airports", 2, 2, 0, 0, 0, True, "dim_airport"),
-        ("flights", 62, 62, 0, 0, 0, True, "fact_flight"),
+        ("flights_files", 62, 62, 0, 0, 0, True, "fact_flight"),
         ("planes", 1, 1, 0, 0, 0, True, "dim_plane"),
+        ("weather", 0, 0, 0, 0, 0, True, None),
     ]
 
 
 def counted(warehouse, run, rows, before=None):
     count = SimpleNamespace(rows=rows, how="the test")
-    ledger.record_count(warehouse.conn, run, "flights", count, SimpleNamespace(rows=before) if before else count)
+    ledger.record_count(warehouse.conn, run, "flights_files", count, SimpleNamespace(rows=before) if before else count)
 
 
 def test_quarantined_and_superseded_rows_are_in_the_balance(warehouse):
@@ -628,18 +631,20 @@ def test_quarantined_and_superseded_rows_are_in_the_balance(warehouse):
     warehouse.prepare(run, facts)
     stage = {"rows_in": 67, "rows_out": 62, "rejected": {"carrier_missing": 2, "superseded": 3}}
     ledger.record_stage(
-        warehouse.conn, run, {"stage": "clean_data", "datasets": {"clean_flights": stage}, "seconds": 1, "attempt": 4}
+        warehouse.conn,
+        run,
+        {"stage": "clean_data", "datasets": {"clean_flights_files": stage}, "seconds": 1, "attempt": 4},
     )
     with warehouse.connect("etl_owner") as conn:
-        conn.execute("update etl.run_source set row_count = 67 where dataset = 'flights'")
-        conn.execute("delete from etl.run_stage where stage = 'clean' and dataset = 'clean_flights'")
+        conn.execute("update etl.run_source set row_count = 67 where dataset = 'flights_files'")
+        conn.execute("delete from etl.run_stage where stage = 'clean' and dataset = 'clean_flights_files'")
         conn.execute("delete from etl.run_reject where stage = 'clean'")
     counted(warehouse, run, 67)
     staging.load(warehouse.conn, warehouse.lake, warehouse.declaration, run, run.attempt)
     audit.check(warehouse.conn, warehouse.declaration, run)
-    assert warehouse.rows(BALANCE)[2] == ("flights", 67, 62, 2, 3, 0, True, "fact_flight")
+    assert warehouse.rows(BALANCE)[2] == ("flights_files", 67, 62, 2, 3, 0, True, "fact_flight")
     assert warehouse.rows("select dataset, rule, row_count, attempt, released_by from etl.v_quarantine") == [
-        ("flights", "carrier_missing", 2, 4, None)
+        ("flights_files", "carrier_missing", 2, 4, None)
     ]
     assert warehouse.rows("select rows_rejected from etl.v_run") == [(2,)]
 
@@ -652,12 +657,12 @@ def test_a_row_that_only_the_source_knows_of_or_does_not_know_of_is_seen(warehou
     counted(warehouse, run, rows)
     staging.load(warehouse.conn, warehouse.lake, warehouse.declaration, run, run.attempt)
     with pytest.raises(
-        AuditFailed, match=rf"1 of \d+ .* balance of flights: expected {rows} rows .*found 62 published"
+        AuditFailed, match=rf"1 of \d+ .* balance of flights_files: expected {rows} rows .*found 62 published"
     ):
         audit.check(warehouse.conn, warehouse.declaration, run)
-    with pytest.raises(PublishRefused, match="balance of flights"):
+    with pytest.raises(PublishRefused, match="balance of flights_files"):
         publish.publish(warehouse.conn, warehouse.declaration, run)
-    assert [row[6] for row in warehouse.rows(BALANCE)] == [True, True, False, True]
+    assert [row[6] for row in warehouse.rows(BALANCE)] == [True, True, False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -671,7 +676,7 @@ def test_a_source_that_changed_while_it_was_read(warehouse, before, after, passe
     if passes:
         audit.check(warehouse.conn, warehouse.declaration, run)
     else:
-        with pytest.raises(AuditFailed, match="balance of flights"):
+        with pytest.raises(AuditFailed, match="balance of flights_files"):
             audit.check(warehouse.conn, warehouse.declaration, run)
 
 
@@ -679,8 +684,8 @@ def test_a_retry_that_extracts_nothing_keeps_the_count_of_the_extraction(warehou
     run = warehouse.run("r1", "2013-01-01", "2013-02-01")
     warehouse.prepare(run, flights(JAN, FEB))
     counted(warehouse, run, 64, 60)
-    ledger.record_count(warehouse.conn, run, "flights", SimpleNamespace(rows=90, how="later"))
-    ledger.record_extract(warehouse.conn, run, manifest(run, warehouse.declaration.sources["flights"], 62))
+    ledger.record_count(warehouse.conn, run, "flights_files", SimpleNamespace(rows=90, how="later"))
+    ledger.record_extract(warehouse.conn, run, manifest(run, warehouse.declaration.sources["flights_files"], 62))
     assert warehouse.rows(
-        "select source_rows_before, source_rows, counted_by from etl.run_source where dataset = 'flights'"
+        "select source_rows_before, source_rows, counted_by from etl.run_source where dataset = 'flights_files'"
     ) == [(60, 64, "the test")]

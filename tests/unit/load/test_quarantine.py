@@ -27,7 +27,7 @@ COLUMNS = {
 LATE = [flight(1, date(2013, 1, 9), delay=70), flight(2, date(2013, 1, 20), delay=80)]
 BALANCE = """
     select extracted, published, quarantined, superseded, released, balanced from etl.v_balance
-    where run_id = '{}' and dataset = 'flights'
+    where run_id = '{}' and dataset = 'flights_files'
 """
 
 
@@ -39,17 +39,19 @@ def rejected(warehouse):
     reject = {"carrier_missing": 2, "distance_invalid": 1}
     stage = {"rows_in": 121, "rows_out": 118, "rejected": reject}
     ledger.record_stage(
-        warehouse.conn, run, {"stage": "clean_data", "datasets": {"clean_flights": stage}, "seconds": 1, "attempt": 2}
+        warehouse.conn,
+        run,
+        {"stage": "clean_data", "datasets": {"clean_flights_files": stage}, "seconds": 1, "attempt": 2},
     )
-    place = "flights/flights/dt=2013-01-01/run_id=r1/attempt=2"
+    place = "flights/flights_files/dt=2013-01-01/run_id=r1/attempt=2"
     lines = [{"rule": rule} for rule, rows in reject.items() for _ in range(rows)]
     warehouse.lake.put_object("quarantine", f"{place}/part-0.json", "\n".join(map(json.dumps, lines)).encode())
     with warehouse.connect("etl_owner") as conn:
-        conn.execute("update etl.run_source set source_rows = 121, row_count = 121 where dataset = 'flights'")
+        conn.execute("update etl.run_source set source_rows = 121, row_count = 121 where dataset = 'flights_files'")
         conn.execute(
             "update etl.run_source set manifest = manifest || jsonb_build_object('bucket', 'raw', 'key', dataset || '/_manifest.json')"
         )
-        conn.execute("delete from etl.run_stage where stage = 'clean' and dataset = 'clean_flights'")
+        conn.execute("delete from etl.run_stage where stage = 'clean' and dataset = 'clean_flights_files'")
         conn.execute("delete from etl.run_reject where stage = 'clean'")
     return warehouse
 
@@ -95,7 +97,7 @@ def stage(warehouse, run, facts, again=0):
         "rows_out": len(facts),
         "rejected": {"carrier_missing": again} if again else {},
     }
-    for name, datasets in (("clean_data", {"clean_flights": clean}), ("enrich_data", written)):
+    for name, datasets in (("clean_data", {"clean_flights_files": clean}), ("enrich_data", written)):
         ledger.record_stage(warehouse.conn, run, {"stage": name, "datasets": datasets, "seconds": 1, "attempt": 1})
     staging.load(warehouse.conn, warehouse.lake, warehouse.declaration, run, run.attempt)
     quarantine.merge(warehouse.conn, warehouse.declaration, run)
@@ -111,13 +113,13 @@ def finish(warehouse, run):
 
 def test_what_a_replay_reads(rejected):
     _, document = take_up(rejected)
-    assert document["sources"]["flights"] == {
+    assert document["sources"]["flights_files"] == {
         "rows": 2,
         "entries": [
             {
-                "prefix": "s3a://quarantine/flights/flights/dt=2013-01-01/run_id=r1/attempt=2",
+                "prefix": "s3a://quarantine/flights/flights_files/dt=2013-01-01/run_id=r1/attempt=2",
                 "rules": ["carrier_missing"],
-                "like": "s3a://raw/flights/_manifest.json",
+                "like": "s3a://raw/flights_files/_manifest.json",
             }
         ],
     }
@@ -198,12 +200,12 @@ def test_a_row_lost_on_the_way_stops_it(rejected):
     """The audit of a replay can fail: two rows are in quarantine, one is staged and none was rejected."""
     run, _ = take_up(rejected)
     stage(rejected, run, LATE[:1])
-    with pytest.raises(audit.AuditFailed, match="balance of flights: expected 2 rows .*found 1 published"):
+    with pytest.raises(audit.AuditFailed, match="balance of flights_files: expected 2 rows .*found 1 published"):
         audit.check(rejected.conn, rejected.declaration, run)
 
 
 def test_quarantine_that_lost_an_object_is_not_replayed(rejected):
-    del rejected.lake.objects["quarantine", "flights/flights/dt=2013-01-01/run_id=r1/attempt=2/part-0.json"]
+    del rejected.lake.objects["quarantine", "flights/flights_files/dt=2013-01-01/run_id=r1/attempt=2/part-0.json"]
     with pytest.raises(quarantine.ReplayError, match="holds 0 rows of these rules, the ledger says 2"):
         take_up(rejected)
 

@@ -116,6 +116,7 @@ class Lake:
         self.objects["curated", f"{prefix}/_SUCCESS"] = b"{}"
 
 
+WEATHER = ("temperature_f", "wind_mph", "precipitation_in", "visibility_miles")
 SCHEMAS = {
     "fact_flight": pa.schema(
         {
@@ -136,6 +137,7 @@ SCHEMAS = {
             "plane_known": pa.bool_(),
             "dest_known": pa.bool_(),
         }
+        | dict.fromkeys(WEATHER, pa.float64())
     ),
     "dim_airline": pa.schema({"carrier": pa.string(), "name": pa.string()}),
     "dim_airport": pa.schema(
@@ -178,6 +180,7 @@ SCHEMAS = {
             "mean_dep_delay_minutes": pa.float64(),
             "mean_arr_delay_minutes": pa.float64(),
         }
+        | dict.fromkeys([f"mean_{name}" for name in WEATHER], pa.float64())
     ),
 }
 
@@ -286,18 +289,20 @@ class Warehouse:
             "dim_plane": [{"tailnum": "N1", "year": 1999, "known": True}],
         } | (dims or {})
         ledger.start_run(self.conn, run)
-        for source in self.declaration.sources.values():
-            rows = len(facts) if source.name == "flights" else None
+        asked = [s for s in self.declaration.sources.values() if s.overlap(run.interval_from, run.interval_to)]
+        for source in asked:
+            rows = len(facts) if source.dataset == "flights" else None
             ledger.record_extract(self.conn, run, manifest(run, source, rows))
-        read = {
-            table.source: sum(row.get("known", True) for row in tables[table.name])
+        names = {source.dataset: source.name for source in asked}
+        read = dict.fromkeys(names.values(), 0) | {
+            names[table.source]: sum(row.get("known", True) for row in tables[table.name])
             for table in self.declaration.publish.values()
-            if table.source
+            if table.source in names
         }
         for source, rows in read.items():
             ledger.record_count(self.conn, run, source, Count(rows, "the test"))
         clean = {f"clean_{name}": {"rows_in": rows, "rows_out": rows} for name, rows in read.items()}
-        clean["clean_flights"]["rejected"] = {"carrier_missing": 0}
+        clean["clean_flights_files"]["rejected"] = {"carrier_missing": 0}
         ledger.record_stage(self.conn, run, {"stage": "clean", "datasets": clean, "seconds": 1.5})
         written = {}
         for name, rows in tables.items():

@@ -1,8 +1,9 @@
 """The extract flow of one pipeline: a request comes in, raw objects and one manifest (or one failure record) come out.
 
     listen ─ caller? ─ read ─ describe ─ accepted? ─ answer 202 ─ which dataset? ┬ query ──────────┬ sha256 ─ name part ─ put part
-               │                            │                                    └ files ─ fetch ──┘                        │
-              403                      400 + reason                                 manifest ◄─ put ◄─ merge ◄─ part record ┘
+               │                            │                                    ├ files ─ fetch ──┤                        │
+              403                      400 + reason                              └ page ─ next? ───┘                        │
+                                       200 + a directory's files                    manifest ◄─ put ◄─ merge ◄─ part record ┘
 
 Every failure after the 202 ends in one `_failure.json` with stage and reason; the first failure of a request stands.
 A flow keeps nothing between requests: run, attempt and bounds come with each of them.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
 from jobs.declaration import Declaration, Source
@@ -63,8 +65,9 @@ class _Extract:
         self.failure = self._failure()
         parts = self._parts()
         accepted = self._entry()
+        kinds = {"sql": self._sql, "sftp": self._files, "directory": self._files, "rest": self._rest}
         for column, source in enumerate(declaration.sources.values()):
-            (self._sql if source.kind == "sql" else self._sftp)(source, column, accepted, parts)
+            kinds[source.kind](source, column, accepted, parts)
 
     def definition(self) -> dict[str, Any]:
         """The flow as NiFi imports it."""
@@ -107,11 +110,15 @@ class _Extract:
             STANDARD,
             P + "EvaluateJsonPath",
             {"Destination": "flowfile-attribute", "Return Type": "json", "Path Not Found Behavior": "ignore"}
-            | {key: f"$.{key}" for key in ("pipeline", "run_id", "attempt", "dataset", "from", "to", "files")},
+            | {key: f"$.{key}" for key in ("pipeline", "run_id", "attempt", "dataset", "from", "to", "files", "list")},
             at=(1, 2),
         )
         describe = self._attributes("describe request", self._description(), at=(1, 3))
-        accepted = self._route("accepted?", {"yes": "${reason:isEmpty()}"}, at=(1, 4))
+        directories = [s for s in sources if s.kind == "directory"]
+        routes = {"yes": "${reason:isEmpty():and(${list:equals('true'):not()})}"}
+        if directories:
+            routes["list"] = "${reason:isEmpty():and(${list:equals('true')})}"
+        accepted = self._route("accepted?", routes, at=(1, 4))
         forbidden = self._attributes(
             "forbidden", {"http.code": "403", "reason": "this certificate may not ask for an extract"}, at=(0, 1)
         )
@@ -136,6 +143,8 @@ class _Extract:
         self.flow.connect(describe, accepted, "success")
         self.flow.connect(accepted, refused, "unmatched")
         self.flow.connect(accepted, told, "yes")
+        if directories:
+            self._listing(directories, accepted, why)
         for rejection in (forbidden, unreadable, refused):
             self.flow.connect(rejection, why, "success")
         self.flow.connect(why, no, "success", "failure")
@@ -164,6 +173,7 @@ class _Extract:
             return f"{name}:toDate('{FORMAT}','UTC'):toNumber()"
 
         names = "|".join(s.name for s in sources)
+        directories = [s.name for s in sources if s.kind == "directory"]
         before = f"{number('from')}:lt(${{{number('to')}}})"
         order = f"{is_time('from')}:not():or(${{{is_time('to')}:not()}}):or(${{{before}}})"
         checks = [
@@ -176,11 +186,15 @@ class _Extract:
             check(order, "from must be before to"),
             *(
                 check(
-                    f"dataset:equals('{s.name}'):not():or(${{{_acceptable_files(s)}}})",
-                    f'files must be a list like [{{"name": "..."}}] of names like {s.files}',
+                    f"dataset:equals('{s.name}'):not():or(${{list:equals('true')}}):or(${{{_acceptable_files(s)}}})",
+                    f'files must be a list like [{{"name": "...", "size": 1}}] of names like {s.files}',
                 )
                 for s in sources
-                if s.kind == "sftp"
+                if s.files
+            ),
+            check(
+                f"list:equals('true'):not():or(${{dataset:matches('{'|'.join(directories) or '-'}')}})",
+                f"only of {', '.join(directories) or 'no dataset'} files can be listed here",
             ),
         ]
         return {
@@ -195,8 +209,6 @@ class _Extract:
 
     def _sql(self, source: Source, column: int, choice: Component, parts: Component) -> None:
         bounds = {"1": "from", "2": "to"} if source.interval else {}
-        if source.query.count("?") != len(bounds):
-            raise ValueError(f"the query of {source.name} must have {len(bounds)} bounds (?): {source.query}")
         arguments = self._attributes(
             f"{source.name}: bounds",
             {
@@ -229,7 +241,37 @@ class _Extract:
         self.flow.connect(query, parts, "success")
         self._fails(query, f"{source.name}: query", "${executesql.error.message}", (column + 0.5, 9), "failure")
 
-    def _sftp(self, source: Source, column: int, choice: Component, parts: Component) -> None:
+    def _listing(self, directories: list[Source], accepted: Component, why: Component) -> None:
+        """Answers with a directory's files: size, time of change and name of each, ended by NUL."""
+        where = "".join(
+            f"${{dataset:equals('{s.name}'):ifElse({self.flow.parameter(f'{s.connection}.directory')},'')}}"
+            for s in directories
+        )
+        listed = self.flow.processor(
+            "list files",
+            STANDARD,
+            P + "ExecuteStreamCommand",
+            {
+                "Command Path": "/usr/bin/find",
+                "Command Arguments": f"{where};-maxdepth;1;-type;f;-printf;%s %T@ %f\\0",
+                "Argument Delimiter": ";",
+                "Ignore STDIN": "true",
+            },
+            at=(3, 4),
+            ends=("original",),
+        )
+        tell = self._answer("answer files", "200", at=(3, 5), ends=("success", "failure"))
+        unlisted = self._attributes(
+            "not listed",
+            {"http.code": "500", "reason": "${execution.error:replaceEmpty('the directory could not be listed')}; "},
+            at=(2, 5),
+        )
+        self.flow.connect(accepted, listed, "list")
+        self.flow.connect(listed, tell, "output stream")
+        self.flow.connect(listed, unlisted, "nonzero status")
+        self.flow.connect(unlisted, why, "success")
+
+    def _files(self, source: Source, column: int, choice: Component, parts: Component) -> None:
         default = json.dumps([{"name": source.files}], separators=(",", ":"))
         names = self._text(f"{source.name}: files", f"${{files:replaceEmpty('{default}')}}", at=(column, 8))
         split = self.flow.processor(
@@ -244,15 +286,49 @@ class _Extract:
             f"{source.name}: file name",
             STANDARD,
             P + "EvaluateJsonPath",
-            {"Destination": "flowfile-attribute", "Return Type": "json", "file": "$.name"},
+            {
+                "Destination": "flowfile-attribute",
+                "Return Type": "json",
+                "Path Not Found Behavior": "ignore",
+                "file": "$.name",
+                "size": "$.size",
+            },
             at=(column, 10),
         )
+        at = (column + 0.5, 9.5)
+        stage = f"{source.name}: fetch"
+        fetch = (self._fetch_sftp if source.kind == "sftp" else self._fetch_file)(source, column, at, stage)
+        whole = self._route(
+            f"{source.name}: as listed?", {"yes": "${size:isEmpty():or(${fileSize:equals(${size})})}"}, at=(column, 12)
+        )
+        self.flow.connect(choice, names, source.name)
+        self.flow.connect(names, split, "success")
+        self.flow.connect(split, name, "split")
+        self.flow.connect(name, fetch, "matched")
+        self.flow.connect(fetch, whole, "success")
+        self.flow.connect(whole, parts, "yes")
+        self._fails(names, f"{source.name}: files", "the list of files could not be made", at, "failure")
+        self._fails(split, f"{source.name}: split", "the list of files could not be read", at, "failure")
+        self._fails(name, f"{source.name}: name", "a file in the list has no name", at, "failure", "unmatched")
+        self._fails(fetch, f"{stage} (missing)", f"{source.connection} has no file ${{file}}", at, "not.found")
+        self._fails(
+            fetch, f"{stage} (denied)", f"{source.connection} does not let us read ${{file}}", at, "permission.denied"
+        )
+        self._fails(
+            whole,
+            f"{stage} (changing)",
+            f"{source.connection}: ${{file}} has ${{fileSize}} bytes, when it was listed it had ${{size}}: it is still being written",
+            at,
+            "unmatched",
+        )
+
+    def _fetch_sftp(self, source: Source, column: int, at: tuple[float, float], stage: str) -> Component:
         where = {
             key: self.flow.parameter(f"{source.connection}.{key}")
             for key in ("host", "port", "user", "directory", "key_file", "known_hosts")
         }
         fetch = self.flow.processor(
-            f"{source.name}: fetch",
+            stage,
             STANDARD,
             P + "FetchSFTP",
             {
@@ -270,20 +346,6 @@ class _Extract:
             retries=2,
             retried=("comms.failure",),
         )
-        self.flow.connect(choice, names, source.name)
-        self.flow.connect(names, split, "success")
-        self.flow.connect(split, name, "split")
-        self.flow.connect(name, fetch, "matched")
-        self.flow.connect(fetch, parts, "success")
-        at = (column + 0.5, 9.5)
-        stage = f"{source.name}: fetch"
-        self._fails(names, f"{source.name}: files", "the list of files could not be made", at, "failure")
-        self._fails(split, f"{source.name}: split", "the list of files could not be read", at, "failure")
-        self._fails(name, f"{source.name}: name", "a file in the list has no name", at, "failure", "unmatched")
-        self._fails(fetch, f"{stage} (missing)", f"{source.connection} has no file ${{file}}", at, "not.found")
-        self._fails(
-            fetch, f"{stage} (denied)", f"{source.connection} does not let us read ${{file}}", at, "permission.denied"
-        )
         self._fails(
             fetch,
             f"{stage} (connection)",
@@ -291,12 +353,171 @@ class _Extract:
             at,
             "comms.failure",
         )
+        return fetch
+
+    def _fetch_file(self, source: Source, column: int, at: tuple[float, float], stage: str) -> Component:
+        fetch = self.flow.processor(
+            stage,
+            STANDARD,
+            P + "FetchFile",
+            {
+                "File to Fetch": self.flow.parameter(f"{source.connection}.directory") + "/${file}",
+                "Completion Strategy": "None",
+            },
+            at=(column, 11),
+        )
+        self._fails(fetch, f"{stage} (reading)", f"{source.connection}: ${{file}} could not be read", at, "failure")
+        return fetch
+
+    def _rest(self, source: Source, column: int, choice: Component, parts: Component) -> None:
+        """The first page, and from each page to the next until all rows are there; what does not add up fails."""
+        page, most = source.page, source.page.most
+        base = self.flow.parameter(f"{source.connection}.url") + source.path
+        query = [f"{name}={self._bound(value)}" for name, value in source.parameters.items()]
+        if page.next:
+            url = f"{base}?{'&'.join(query)}" if query else base
+            following = "${page.next}"
+        else:
+            query += [f"{page.size}={page.rows}", f"{page.number}="]
+            url = f"{base}?{'&'.join(query)}1"
+            following = "${url:substringBeforeLast('=')}=${page:plus(1)}"
+        first = self._attributes(
+            f"{source.name}: first page",
+            {"url": url, "page": "1", "seen": "0", "fragment.identifier": "${request}"},
+            at=(column, 8),
+        )
+        get = self.flow.processor(
+            f"{source.name}: get page",
+            STANDARD,
+            P + "InvokeHTTP",
+            {
+                "HTTP Method": "GET",
+                "HTTP URL": "${url}",
+                "SSL Context Service": self.tls,
+                "Connection Timeout": "10 secs",
+                "Socket Read Timeout": "60 secs",
+                "Response Redirects Enabled": "False",
+                "Authorization": self.flow.parameter(f"{source.connection}.authorization", sensitive=True),
+            },
+            at=(column, 9),
+            ends=("Original",),
+            retries=3,
+            retried=("Retry", "No Retry", "Failure"),
+        )
+        read = self.flow.processor(
+            f"{source.name}: read page",
+            STANDARD,
+            P + "EvaluateJsonPath",
+            {
+                "Destination": "flowfile-attribute",
+                "Return Type": "scalar",
+                "Path Not Found Behavior": "ignore",
+                "page.rows": f"$.{source.records}.length()",
+            }
+            | ({"page.next": f"$.{page.next}"} if page.next else {"page.total": f"$.{page.total}"}),
+            at=(column, 10),
+        )
+        count = self._attributes(
+            f"{source.name}: count",
+            {
+                "seen": "${page.rows:matches('[0-9]+'):ifElse(${seen:plus(${page.rows:replaceEmpty('0')})},${seen})}",
+                "first.total": "${page:equals('1'):ifElse(${page.total},${first.total})}",
+            },
+            at=(column, 11),
+        )
+        within = f"${{page:lt({most})}}"
+        if page.next:
+            valid = "page.rows:matches('[0-9]+')"
+            more = f"page.next:isEmpty():not():and(${{page.next:equals(${{url}}):not()}}):and(${{page.rows:gt(0)}}):and({within})"
+            last = "page.next:isEmpty()"
+        else:
+            valid = "page.rows:matches('[0-9]+'):and(${page.total:matches('[0-9]+')}):and(${page.total:equals(${first.total})})"
+            full = f"${{page.rows:equals('{page.rows}')}}"
+            more = f"seen:lt(${{page.total:replaceEmpty('0')}}):and({full}):and({within})"
+            last = "seen:equals(${page.total})"
+        route = self._route(
+            f"{source.name}: which page?",
+            {"more": f"${{{valid}:and(${{{more}}})}}", "last": f"${{{valid}:and(${{{last}}})}}"},
+            at=(column, 12),
+        )
+        after = self._attributes(
+            f"{source.name}: next page", {"url": following, "page": "${page:plus(1)}"}, at=(column - 0.5, 10)
+        )
+        index = {"fragment.index": "${page:minus(1)}"}
+        part = self._attributes(f"{source.name}: page", index, at=(column, 12.4))
+        end = self._attributes(f"{source.name}: last page", index | {"fragment.count": "${page}"}, at=(column, 12.7))
+        self.flow.connect(choice, first, source.name)
+        self.flow.connect(first, get, "success")
+        self.flow.connect(get, read, "Response")
+        self.flow.connect(read, count, "matched")
+        self.flow.connect(count, route, "success")
+        self.flow.connect(route, after, "more")
+        self.flow.connect(after, get, "success")
+        self.flow.connect(route, part, "more")
+        self.flow.connect(route, end, "last")
+        self.flow.connect(part, self.digest, "success")
+        self.flow.connect(end, self.digest, "success")
+        at, name = (column + 0.5, 9.5), source.connection
+        self._fails(
+            get,
+            f"{source.name}: get page",
+            f"{name}: page ${{page}} (${{url}}) could not be had: ${{invokehttp.status.code}} ${{invokehttp.status.message}} "
+            "${invokehttp.java.exception.message}",
+            at,
+            "Retry",
+            "No Retry",
+            "Failure",
+        )
+        self._fails(
+            read,
+            f"{source.name}: read page",
+            f"{name}: page ${{page}} (${{url}}) is not JSON",
+            at,
+            "failure",
+            "unmatched",
+        )
+        self._fails(
+            route,
+            f"{source.name}: pages",
+            f"{name}: page ${{page}} (${{url}}) does not add up: ${{page.rows:replaceEmpty('no')}} rows in {source.records}, "
+            + (
+                "next page '${page.next}'"
+                if page.next
+                else "${seen} so far of ${first.total:replaceEmpty('no total')} (now ${page.total})"
+            )
+            + f", at most {most} pages",
+            at,
+            "unmatched",
+        )
+
+    def _bound(self, text: str) -> str:
+        """A parameter's value with the run's bounds in it, for a URL."""
+        zone = self.declaration.timezone
+        for name in ("from", "to"):
+            moment = f"{name}:toDate('{FORMAT}','{zone}')"
+            utc = f"""${{{moment}:format("yyyy-MM-dd'T'HH:mm:ss'Z'",'UTC'):urlEncode()}}"""
+            local = f"${{{name}:replace(' ','T'):urlEncode()}}"
+            text = text.replace(f"{{{name}_utc}}", utc).replace(f"{{{name}}}", local)
+        return text
 
     # What goes out
 
     def _parts(self) -> Component:
-        """Any number of contents with fragment.* to parts and a manifest; returns where contents go in."""
-        digest = self.flow.processor(
+        """Any number of contents to parts and a manifest; returns where contents go in whose number is known.
+
+        Contents with fragment.identifier and .index of their own go to `self.digest`; one of them, the last, has .count.
+        """
+        counted = self._attributes(
+            "count parts",
+            {
+                # what came in one piece has no fragment attributes
+                "fragment.identifier": "${fragment.identifier:replaceEmpty(${request})}",
+                "fragment.index": "${fragment.index:replaceEmpty('0')}",
+                "fragment.count": "${fragment.count:replaceEmpty('1')}",
+            },
+            at=(1, 12.5),
+        )
+        digest = self.digest = self.flow.processor(
             "sha256",
             STANDARD,
             P + "CryptographicHashContent",
@@ -306,21 +527,19 @@ class _Extract:
         named = self._attributes(
             "name part",
             {
-                # what came in one piece has no fragment attributes
-                "fragment.identifier": "${fragment.identifier:replaceEmpty(${request})}",
-                "fragment.index": "${fragment.index:replaceEmpty('0')}",
-                "fragment.count": "${fragment.count:replaceEmpty('1')}",
-                "rows": "${executesql.row.count:replaceEmpty('null')}",
+                "rows": "${executesql.row.count:replaceEmpty(${page.rows:replaceEmpty('null')})}",
                 "bytes": "${fileSize}",
                 "sha256": "${content_SHA-256}",
-                "key": PREFIX + "/part-${fragment.index:replaceEmpty('0'):padLeft(5,'0')}.${extension}",
+                "key": PREFIX
+                + "/part-${fragment.index:padLeft(5,'0')}.${extension}${file:endsWith('.gz'):ifElse('.gz','')}",
             },
             at=(1, 14),
         )
         put = self._put("put part", "${key}", "refuse", "application/octet-stream", at=(1, 15), retries=3, tasks=2)
         record = self._text(
             "part record",
-            '{"key":"${key}","rows":${rows},"bytes":${bytes},"sha256":"${sha256}"}',
+            '{"key":"${key}","rows":${rows},"bytes":${bytes},"sha256":"${sha256}"'
+            """${file:isEmpty():ifElse('',${file:prepend(',"name":"'):append('"')})}}""",
             at=(1, 16),
         )
         merge = self.flow.processor(
@@ -336,8 +555,8 @@ class _Extract:
                 """"extracted_at":"${now():format("yyyy-MM-dd'T'HH:mm:ss'Z'",'UTC')}","files":[\n""",
                 "Demarcator File": ",\n",
                 "Footer File": "\n]}\n",
-                # longer than all retries of a put; after it the parts that did come are given up
-                "Max Bin Age": "5 min",
+                # longer than any extract may take; after it the parts that did come are given up
+                "Max Bin Age": "40 min",
                 "Maximum number of Bins": "500",
             },
             at=(1, 17),
@@ -352,6 +571,7 @@ class _Extract:
             retries=3,
             ends=("success",),
         )
+        self.flow.connect(counted, digest, "success")
         self.flow.connect(digest, named, "success")
         self.flow.connect(named, put, "success")
         self.flow.connect(put, record, "success")
@@ -363,7 +583,7 @@ class _Extract:
         self._fails(record, "part record", "the record could not be written", (2, 16), "failure")
         self._fails(merge, "merge parts", "of ${fragment.count} parts not all arrived", (2, 17), "failure")
         self._fails(seal, "put manifest", store, (2, 18), "failure", "exists")
-        return digest
+        return counted
 
     def _failure(self) -> Component:
         """Contents with `stage` and `reason` to the failure record; returns where they go in."""
@@ -496,12 +716,15 @@ class _Extract:
         return self.flow.service(name, bundle, kind, properties)
 
 
+DIRECTIVES = {"%Y": "[0-9]{4}", "%m": "[0-9]{2}", "%d": "[0-9]{2}", "*": "[A-Za-z0-9_.-]*", "?": "[A-Za-z0-9_.-]"}
+
+
 def _acceptable_files(source: Source) -> str:
     """An expression: the request's files are names that the declaration allows (none at all for a single file)."""
     name = "".join(
-        "[A-Za-z0-9_.-]*" if letter == "*" else letter if letter.isalnum() or letter in "_-" else f"[{letter}]"
-        for letter in source.files
+        DIRECTIVES.get(part) or (part if part.isalnum() or part in "_-" else f"[{part}]")
+        for part in re.findall("%.|.", source.files)
     )
     # the expression language takes one of two backslashes
-    listed = rf"""files:matches('\\[([{{]"name":"{name}"[}}],?)+\\]')"""
-    return listed if "*" in source.files else f"files:isEmpty():or(${{{listed}}})"
+    listed = rf"""files:matches('\\[([{{]"name":"{name}"(,"size":[0-9]{{1,15}})?[}}],?)+\\]')"""
+    return listed if source.several_files else f"files:isEmpty():or(${{{listed}}})"

@@ -17,7 +17,7 @@ from common import platform
 from jobs.declaration import Declaration, Source, load
 from jobs.extract import manifest, request
 from jobs.lineage import events, spool
-from jobs.load import audit, ledger, publish, staging
+from jobs.load import audit, journal, ledger, publish, staging
 
 STAGES = ("clean_data", "enrich_data", "aggregate_data")
 BOUND = {"type": ["null", "string"], "pattern": rf"^{platform.BOUND.pattern}$"}
@@ -220,9 +220,12 @@ class Steps:
         def swap() -> list[str]:
             """Swap the run's partitions in and merge its dimensions, in one transaction; returns what was published."""
             run = self.current_run()
+            s3, buckets = platform.object_store()
             with platform.warehouse() as connection:
                 versions = publish.publish(connection, self.declaration, run)
                 events.store(connection, events.published(connection, run, self.declaration, versions))
+                # After the commit: a retry finds the run published and enters it then.
+                journal.enter(connection, s3, buckets["curated"], run.run_id)
             return [str(version) for version in versions]
 
         return swap()

@@ -1,12 +1,11 @@
 """The warehouse goes back to an earlier moment by backup and log, and loses no published row."""
 
+import shlex
 import signal
 import subprocess
-import sys
 import time
 from datetime import timedelta
 
-import psycopg
 import pytest
 
 from tests.deployed import ROOT
@@ -23,20 +22,17 @@ LEDGER = """
 LAST = "select * from etl.publication where undone_at is null order by publication_id desc limit 1"
 
 
-@pytest.fixture
-def owner(platform):
-    """A connection that owns the warehouse's tables, as a migration gone wrong would have it."""
-    with psycopg.connect(**platform.environment.warehouse("owner"), autocommit=True) as connection:
-        yield connection
+def superuser(platform, statement: str) -> str:
+    """What a statement gives the warehouse's superuser, who enters by the host's own socket alone."""
+    command = shlex.join(["runuser", "-u", "postgres", "--", "psql", "-p", "5432", "-Atc", statement, "dwh"])
+    return platform.run(platform.environment.hosts("pgbackrest")[0], command).strip()
 
 
 def timeline(platform) -> int:
-    place = platform.environment.hosts("pgbackrest")[0]
-    query = "select timeline_id from pg_control_checkpoint()"
-    return int(platform.run(place, f"runuser -u postgres -- psql -p 5432 -Atc '{query}'"))
+    return int(superuser(platform, "select timeline_id from pg_control_checkpoint()"))
 
 
-def test_back_to_before_the_last_publication_and_published_again(platform, warehouse, year, owner):
+def test_back_to_before_the_last_publication_and_published_again(platform, warehouse, year):
     """Short: what the last run published is lost with the restore, and comes back from s3://curated."""
     last, before, ledger, line = warehouse.one(LAST), warehouse.contents(), warehouse.rows(LEDGER), timeline(platform)
     moment = (last["published_at"] - timedelta(milliseconds=10)).isoformat()
@@ -47,7 +43,7 @@ def test_back_to_before_the_last_publication_and_published_again(platform, wareh
     assert [run["run_id"] for run in planned.result("Plan the restore")["lost"]] == [last["run_id"]]
     assert warehouse.contents() == before
 
-    owner.execute("drop table dwh.agg_delay_day")
+    superuser(platform, "drop table dwh.agg_delay_day")
     done = platform.playbook(RESTORE, "-e", f"to={moment}")
     assert done.returncode == 0, done.failed or done.stderr
     assert warehouse.contents() == before
@@ -59,12 +55,12 @@ def test_back_to_before_the_last_publication_and_published_again(platform, wareh
 
 
 @pytest.mark.slow
-def test_to_a_named_point_and_a_run_stays_away(platform, warehouse, year, run_flights, owner):
+def test_to_a_named_point_and_a_run_stays_away(platform, warehouse, year, run_flights):
     before = warehouse.contents()
     point = f"test-{int(time.time())}"
     assert platform.playbook("playbooks/restore_point.yml", "-e", f"point={point}").returncode == 0
     bad = run_flights("2013-02-01", "2013-03-01", "-e", "again=true").ledger["run_id"]
-    owner.execute("update dwh.fact_flight set distance_miles = 1 where run_id = %s", (bad,))
+    superuser(platform, f"update dwh.fact_flight set distance_miles = 1 where run_id = '{bad}'")
     assert warehouse.contents() != before
     done = platform.playbook(RESTORE, "-e", f"to=name:{point}", "-e", f"leave_out={bad}")
     assert done.returncode == 0, done.failed
@@ -78,7 +74,7 @@ def test_to_a_named_point_and_a_run_stays_away(platform, warehouse, year, run_fl
 @pytest.mark.slow
 def test_killed_in_the_middle_and_run_again_it_completes(platform, warehouse, year):
     before, place = warehouse.contents(), platform.environment.hosts("pgbackrest")[0]
-    command = [sys.executable, "-m", "ansible", "playbook", "-i", str(platform.environment.inventory), RESTORE]
+    command = [str(ROOT / ".venv/bin/ansible-playbook"), "-i", str(platform.environment.inventory), RESTORE]
     process = subprocess.Popen(
         [*command, "-e", "to=latest"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL
     )

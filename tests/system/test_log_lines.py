@@ -29,17 +29,14 @@ def documents(elasticsearch, query: str, count: int) -> list[dict]:
 def said(platform, elasticsearch):
     """The documents of all golden lines, by kind and name of the case."""
     mark = f"golden-{int(time.time())}"
-    shippers = [role for role in ("log_shipper", "logstash") if platform.environment.hosts(role)]
-    host = platform.environment.hosts(shippers[0])[-1]
+    shipper = next(role for role in ("logstash", "log_shipper") if platform.environment.hosts(role))
+    host, airflow = platform.environment.hosts(shipper)[-1], platform.environment.hosts("airflow")[0]
     script = [
         f"systemd-run --quiet --wait --collect --unit etl-{mark}-{number} printf '%s\\n' {shlex.quote(line(case, mark))}"
         for number, case in enumerate(GOLDEN["journal"])
     ]
     platform.run(host, " && ".join(script))
 
-    airflow = next(
-        name for name in platform.environment.hosts("airflow") if name in platform.environment.hosts(shippers[0])
-    )
     directory = f"/var/log/airflow/dag_id=golden/run_id={mark}/task_id=load.staging"
     text = "\n".join(line(case, mark) for case in GOLDEN["task"])
     platform.run(airflow, f"mkdir -p {directory} && printf '%s\\n' {shlex.quote(text)} > {directory}/attempt=1.log")

@@ -227,7 +227,7 @@ SLOW = (
     Cause(
         "Alertmanager is away for a while",
         "alertmanager",
-        "systemctl stop prometheus-alertmanager; sleep 40; systemctl start prometheus-alertmanager",
+        "systemctl stop prometheus-alertmanager; sleep 40; systemctl start prometheus-alertmanager; sleep 10",
         "true",
         ("AlertsUndelivered",),
     ),

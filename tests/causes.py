@@ -107,6 +107,17 @@ GATE = (
         sql("dwh", UPROOT),
         ("RunFailed", "RunLate", "AuditFailed", "QuarantineRateHigh", "PublishedStale", "RowsUnaccounted"),
     ),
+    Cause(
+        "a cluster refuses its exporter",
+        "postgresql",
+        sql(
+            "meta",
+            "alter role etl_metrics nologin; "
+            "do $$ begin perform pg_terminate_backend(pid) from pg_stat_activity where usename = 'etl_metrics'; end $$",
+        ),
+        sql("meta", "alter role etl_metrics login"),
+        ("PostgresDown",),
+    ),
 )
 SLOW = (
     Cause(
@@ -160,17 +171,6 @@ SLOW = (
         ("ExporterQueryFailing",),
     ),
     Cause(
-        "a cluster refuses its exporter",
-        "postgresql",
-        sql(
-            "meta",
-            "alter role etl_metrics nologin; "
-            "do $$ begin perform pg_terminate_backend(pid) from pg_stat_activity where usename = 'etl_metrics'; end $$",
-        ),
-        sql("meta", "alter role etl_metrics login"),
-        ("PostgresDown",),
-    ),
-    Cause(
         "readers take every connection",
         "postgresql",
         CONNECTIONS,
@@ -211,7 +211,7 @@ SLOW = (
     Cause(
         "a line is refused",
         "minio",
-        'systemd-run --quiet --wait --collect echo \'{"message": "x", "level": {"a": 1}}\'',
+        r"""systemd-run --quiet --wait --collect printf '{"message": "x", "run_id": "%033000d"}' 0""",
         "rm -f /var/log/etl-log-rejected.json",
         ("LogsRejected",),
     ),

@@ -3,8 +3,8 @@
 
     benchmarks/restore.py [-i inventories/local/hosts.yml] [--cluster dwh]
 
-On the warehouse's host, into directories of its own; the running cluster is not touched. The oldest backup is restored into an
-empty directory (every byte is read), then the newest over it, as a restore of a damaged cluster does (what differs is read).
+On the warehouse's host, into directories of its own; the running cluster is not touched. The newest backup is restored over the
+oldest, as a restore of a damaged cluster does (what differs is read), then into an empty directory (every byte is read).
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ restore() {{
 clock() {{ sync; local t=$(date +%s.%N); "$@"; echo "seconds $(echo "$(date +%s.%N) $t" | awk '{{print $1 - $2}}')"; }}
 size() {{ echo "bytes $(du -sb "$scratch/data" | cut -f1)"; }}
 set -- $labels; echo "labels $1 $2"
-echo "step full"; clock restore --set=$1; size
+echo "step oldest"; clock restore --set=$1
 echo "step delta"; clock restore --delta --set=$2; size
-grep -E 'restore file .*\\([0-9.]+([KMG]?B)' "$scratch/log" | grep -v 'exists and ' | sed 's/^/file /'
+grep 'restore file ' "$scratch/log" | grep -v 'exists and ' | sed 's/^/file /'
 echo "step copy"; clock cp -a "$scratch/data" "$scratch/copy"
+rm -rf "$scratch/data"; install -d -o postgres -g postgres -m 700 "$scratch/data"
+echo "step full"; clock restore --set=$2; size
 """
 UNITS = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}
 
@@ -69,13 +71,13 @@ def main() -> None:
             sizes[step] = int(rest)
         elif word == "labels":
             labels = rest
-        elif word == "file" and (found := re.search(r"\(([\d.]+)([KMG]?B)", rest)):
+        elif word == "file" and (found := re.search(r"([\d.]+)([KMG]?B), [\d.]+%", rest)):
             changed, files = changed + float(found[1]) * UNITS[found[2]], files + 1
     mega = 1024**2
     rate = sizes["full"] / seconds["full"]
     print(f"cluster {given.cluster}, backups {labels}")
     print(f"full restore    {seconds['full']:7.1f} s  {sizes['full'] / mega:8.1f} MiB  {rate / mega:7.1f} MiB/s")
-    print(f"copy (cp -a)    {seconds['copy']:7.1f} s  {sizes['delta'] / mega:8.1f} MiB")
+    print(f"copy (cp -a)    {seconds['copy']:7.1f} s  {sizes['full'] / mega:8.1f} MiB")
     print(f"delta restore   {seconds['delta']:7.1f} s  {changed / mega:8.1f} MiB changed, {files} files")
     print(f"full restore / copy: {seconds['full'] / seconds['copy']:.2f}")
     if changed:

@@ -108,12 +108,6 @@ def cluster(pgbackrest):
         for module in (plan, point):  # the socket that the modules know is a host's
             patch.setattr(module, "SOCKET", str(place))
 
-        def directory():
-            made = tempfile.TemporaryDirectory(dir=place)
-            os.chmod(made.name, 0o777)
-            return made
-
-        patch.setattr(plan, "tempfile", SimpleNamespace(TemporaryDirectory=directory))
         given = {"stanza": "dwh", "port": 5999, "database": "postgres", "timeline": None}
 
         def query(text: str) -> list:

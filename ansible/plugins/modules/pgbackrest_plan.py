@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from datetime import datetime
-from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pgbackrest import Refused, info, lineage, pgbackrest, plan, target_of, timeline_for
@@ -42,17 +40,18 @@ where p.undone_at is null and p.published_at > %s order by p.publication_id
 """
 
 
-def line_of(stanza: str, timeline: int) -> dict[int, float]:
-    """The timelines that lead to one, by its history file in the repository; Refused when there is none."""
-    if timeline == 1:
-        return lineage(1)
-    with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "history"
-        try:
-            pgbackrest(f"--stanza={stanza}", "--no-archive-async", "archive-get", f"{timeline:08X}.history", str(file))
-        except RuntimeError as error:
-            raise Refused(f"the log of {stanza} has no timeline {timeline} ({error})") from None
-        return lineage(timeline, file.read_text())
+def line_of(stanza: dict, timeline: int) -> dict[int, float]:
+    """The timelines that lead to one, by its history file in the repository; Refused when there is none.
+
+    Not by archive-get, which wants the cluster's files: the disk may be lost.
+    """
+    if timeline == 1 or not stanza["archive"]:
+        return lineage(timeline)
+    file = f"archive/{stanza['name']}/{stanza['archive'][-1]['id']}/{timeline:08X}.history"
+    try:
+        return lineage(timeline, pgbackrest(f"--stanza={stanza['name']}", "repo-get", file))
+    except RuntimeError as error:
+        raise Refused(f"the log of {stanza['name']} has no timeline {timeline} ({error})") from None
 
 
 def ask(given: dict, query: str, arguments: tuple = (), database: str = "postgres") -> list[tuple] | None:
@@ -79,7 +78,7 @@ def planned(module: AnsibleModule) -> dict:
     known = str(stanza["db"][-1]["system-id"]) if stanza["db"] else ""
     up = bool(state) and state[0][0] == known
     now = time.time()
-    line = line_of(given["stanza"], timeline_for(stanza, target, given["timeline"]))
+    line = line_of(stanza, timeline_for(stanza, target, given["timeline"]))
     made = plan(stanza, target, line, now, state[0][1] if up else None)
     lost = None
     if up and given["stanza"] == "dwh":

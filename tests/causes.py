@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tests.deployed import Deployed
@@ -28,9 +28,10 @@ def caused(platform: Deployed, *causes: Cause) -> Iterator[Callable[[], None]]:
     happened: list[Cause] = []
 
     def undo() -> None:
-        while happened:
-            cause = happened.pop()
-            platform.run(platform.environment.hosts(cause.group)[0], cause.undo)
+        with ExitStack() as stack:  # every cause is taken back, also when one of them cannot be
+            while happened:
+                cause = happened.pop(0)
+                stack.callback(platform.run, platform.environment.hosts(cause.group)[0], cause.undo)
 
     try:
         for cause in causes:
@@ -85,7 +86,7 @@ delete from etl.publication where run_id = 'planted-late';
 delete from etl.run where run_id like 'planted-%'
 """
 CONNECTIONS = (
-    "systemd-run --quiet --collect --unit drill-connections --uid etl-psql sh -c "
+    "systemd-run --quiet --collect --unit drill-connections --uid etl-psql --setenv PGOPTIONS=--statement_timeout=0 sh -c "
     "'for i in $(seq 56); do psql service=dwh_read -c \"select pg_sleep(600)\" & done; wait'"
 )
 LOGS = "https://$(hostname -f):9200/etl-logs-2000.01.01"

@@ -153,11 +153,10 @@ def test_positions_are_those_of_segments():
 
 
 def test_measurements():
-    text = metrics.exposition(metrics.samples(STANZA, 3))
+    text = metrics.exposition(metrics.samples(STANZA))
     lines = text.splitlines()
     assert f'pgbackrest_last_backup_timestamp_seconds{{stanza="dwh",type="diff"}} {at("13:00:00")}' in lines
     assert f'pgbackrest_last_backup_timestamp_seconds{{stanza="dwh",type="full"}} {at("10:00:00")}' in lines
-    assert 'pgbackrest_wal_waiting_files{stanza="dwh"} 3' in lines
     assert 'pgbackrest_repository_bytes{stanza="dwh"} 400' in lines
     assert 'pgbackrest_last_backup_duration_seconds{stanza="dwh",type="incr"} 10' in lines
     assert f'pgbackrest_oldest_restore_timestamp_seconds{{stanza="dwh"}} {at("10:00:00")}' in lines
@@ -166,6 +165,19 @@ def test_measurements():
 
 
 def test_a_stanza_without_backups_is_measured_too():
-    text = metrics.exposition(metrics.samples(STANZA | {"backup": [], "status": {"code": 2}}, 0))
+    text = metrics.exposition(metrics.samples(STANZA | {"backup": [], "status": {"code": 2}}))
     assert 'pgbackrest_stanza_status{stanza="dwh"} 2' in text
     assert "pgbackrest_last_backup_timestamp_seconds{" not in text
+
+
+def test_the_waiting_log_is_measured_while_the_repository_does_not_answer(tmp_path, monkeypatch):
+    status = tmp_path / "clusters/dwh/pg_wal/archive_status"
+    status.mkdir(parents=True)
+    for number in range(3):
+        (status / f"{number:024d}.ready").touch()
+    (status / "000000010000000000000009.done").touch()
+    monkeypatch.setattr(metrics.subprocess, "run", lambda *a, **k: pytest.fail("the repository was asked first"))
+    with pytest.raises(pytest.fail.Exception):
+        metrics.main(tmp_path, tmp_path / "clusters")
+    assert 'pgbackrest_wal_waiting_files{stanza="dwh"} 3' in (tmp_path / "pgbackrest_wal.prom").read_text().splitlines()
+    assert not (tmp_path / "pgbackrest.prom").exists()

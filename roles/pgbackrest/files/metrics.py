@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 """Leaves for node_exporter what pgBackRest knows of its backups, and how much of the log waits to be archived.
 
-etl-pgbackrest-metrics TARGET.prom DIRECTORY_OF_THE_CLUSTERS
+etl-pgbackrest-metrics DIRECTORY DIRECTORY_OF_THE_CLUSTERS
+
+DIRECTORY gets pgbackrest_wal.prom, which is there also while the repository does not answer, and pgbackrest.prom.
 """
 
 import json
@@ -23,14 +25,21 @@ METRICS = {
 }
 
 
-def samples(stanza: dict, waiting: int) -> list[tuple[str, dict[str, str], float]]:
+def waiting(clusters: Path) -> list[tuple[str, dict[str, str], float]]:
+    """(metric, labels, value) for every cluster's log."""
+    return [
+        ("pgbackrest_wal_waiting_files", {"stanza": path.parents[1].name}, len(list(path.glob("*.ready"))))
+        for path in sorted(clusters.glob("*/pg_wal/archive_status"))
+    ]
+
+
+def samples(stanza: dict) -> list[tuple[str, dict[str, str], float]]:
     """(metric, labels, value) for one stanza of `pgbackrest info` in JSON."""
     labels, backups = {"stanza": stanza["name"]}, stanza["backup"]
     found = [
         ("pgbackrest_stanza_status", labels, stanza["status"]["code"]),
         ("pgbackrest_backups", labels, len(backups)),
         ("pgbackrest_repository_bytes", labels, sum(backup["info"]["repository"]["delta"] for backup in backups)),
-        ("pgbackrest_wal_waiting_files", labels, waiting),
     ]
     if backups:
         first = min(backup["timestamp"]["stop"] for backup in backups)
@@ -51,24 +60,31 @@ def exposition(found: list[tuple[str, dict[str, str], float]]) -> str:
     """Samples in Prometheus' text format."""
     lines = []
     for name, text in METRICS.items():
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
-        for _, labels, value in (sample for sample in found if sample[0] == name):
+        values = [(labels, value) for metric, labels, value in found if metric == name]
+        if values:
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+        for labels, value in values:
             pairs = ",".join(f'{key}="{content}"' for key, content in labels.items())
             lines.append(f"{name}{{{pairs}}} {value}")
     return "\n".join(lines) + "\n"
 
 
-def main(target: Path, clusters: Path) -> None:
-    """Measure and replace the file at once."""
+def replace(target: Path, text: str) -> None:
+    """Write a file as a whole."""
+    new = target.with_suffix(".new")
+    new.write_text(text)
+    os.replace(new, target)
+
+
+def main(directory: Path, clusters: Path) -> None:
+    """Measure the log, then ask the repository."""
+    replace(directory / "pgbackrest_wal.prom", exposition(waiting(clusters)))
     command = ["/usr/bin/pgbackrest", "--log-level-file=off", "--output=json", "info"]
     stanzas = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    found = []
-    for stanza in stanzas:
-        waiting = (clusters / stanza["name"] / "pg_wal/archive_status").glob("*.ready")
-        found += samples(stanza, len(list(waiting)))
-    new = target.with_suffix(".new")
-    new.write_text(exposition(found))
-    os.replace(new, target)
+    replace(
+        directory / "pgbackrest.prom",
+        exposition([sample for stanza in stanzas for sample in samples(stanza)]),
+    )
 
 
 if __name__ == "__main__":

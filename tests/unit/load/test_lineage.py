@@ -169,16 +169,16 @@ def test_without_the_warehouse_the_spool_stays(warehouse, tmp_path):
 def test_released_rows_lead_back_to_the_quarantine_and_the_run_that_filled_it(warehouse):
     first, replay = (warehouse.run(run_id, "2013-01-01", "2013-02-01") for run_id in ("r1", "replay1"))
     ledger.start_run(warehouse.conn, first)
-    one = sealed(first, warehouse.declaration.sources["flights"])
-    (record, *_) = records(warehouse.declaration, first, {"flights": one})
-    place = "s3a://quarantine/flights/flights/dt=2013-01-01/run_id=r1/attempt=1"
-    record["datasets"]["clean_flights"] |= {"quarantine": place, "rejected": {"carrier_missing": 2}}
+    one = sealed(first, warehouse.declaration.sources["airlines"])
+    (record, *_) = records(warehouse.declaration, first, {"airlines": one})
+    place = "s3a://quarantine/flights/airlines/dt=2013-01-01/run_id=r1/attempt=1"
+    record["datasets"]["clean_airlines"] |= {"quarantine": place, "rejected": {"name_missing": 2}}
     made = [events.extracted(first, one, {}), *events.staged(first, warehouse.declaration, record, {})]
     made.append(
         events.taken_up(
             replay,
             "s3a://quarantine/_replay/replay1/replay.json",
-            {"sources": {"flights": {"entries": [{"prefix": place}]}, "planes": {"sealed": [one.url]}}},
+            {"sources": {"airlines": {"entries": [{"prefix": place}]}, "planes": {"sealed": [one.url]}}},
         )
     )
     events.store(warehouse.conn, made)
@@ -186,5 +186,5 @@ def test_released_rows_lead_back_to_the_quarantine_and_the_run_that_filled_it(wa
         taken = {"namespace": "s3://quarantine", "name": "_replay/replay1"}
         text = "\n".join(Lineage(conn).back(taken, "replay1").lines())
     assert "by flights.replay" in text
-    assert "run_id=r1/attempt=1  2 rows, by flights.clean_data.clean_flights of run r1" in text
+    assert "run_id=r1/attempt=1  2 rows, by flights.clean_data.clean_airlines of run r1" in text
     assert "flow version f10w" in text

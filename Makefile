@@ -13,6 +13,8 @@ INVENTORY = inventories/$(ENV)/hosts.yml
 PLAYBOOK  = $(BIN)/ansible-playbook -i $(INVENTORY)
 SCRIPTS   = $(shell git ls-files -co --exclude-standard ':!*.j2' | xargs grep -lE '^\#!.*(ba|/)sh$$')
 timed     = @.ci/timed $@
+system    = $(BIN)/pytest -m "not slow"
+tests     = $(1:%=tests/system/test_%.py)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -63,17 +65,23 @@ test-platform: setup ## molecule: deploy once, second run changes nothing, drift
 test-upgrade: setup ## molecule: the release before (ETL_UPGRADE_FROM, default HEAD~1), upgraded to this one, and taken back
 	$(timed) $(BIN)/molecule test --scenario-name upgrade --no-command-borders
 
-test-system: setup ## the pipeline on the deployed platform, against the oracle
-	$(timed) $(BIN)/pytest tests/system -m "not slow" $(ARGS)
+test-pipeline: setup ## on that deployment: the pipelines, against the oracles
+	$(timed) $(system) $(call tests,flights sources orders ledger) $(ARGS)
+
+test-observe: setup ## on that deployment: metrics, alerts, dashboards, logs
+	$(timed) $(system) $(call tests,observe alerts dashboards log_lines upstream outages) $(ARGS)
+
+test-rollback: setup ## on that deployment: restore, rollback, undo
+	$(timed) $(system) $(call tests,restore rollback rollback_notifier) $(ARGS)
 
 test-terraform: setup ## Terraform modules and profiles over a mocked cloud
 	$(timed) $(BIN)/pytest tests/cloud -m "not slow" $(ARGS)
 
 test: setup ## the landing gate: all of the above, with a table of minutes
-	$(timed) .ci/suite lint test-unit test-terraform -- test-platform test-system
+	$(timed) .ci/suite lint test-unit test-terraform -- test-platform test-pipeline test-observe test-rollback
 
 test-all: setup ## the gate, the slow system tests and the workflow check
-	$(timed) env BUDGET_MINUTES=240 .ci/suite lint lint-workflows test-unit test-terraform -- test-platform test-system test-slow
+	$(timed) env BUDGET_MINUTES=240 .ci/suite lint lint-workflows test-unit test-terraform -- test-platform test-pipeline test-observe test-rollback test-slow
 
 test-slow: setup
 	$(timed) $(BIN)/pytest tests/system -m slow $(ARGS)

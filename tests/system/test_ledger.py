@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections import Counter
 
 import pytest
 
@@ -21,11 +22,14 @@ def oracle() -> dict:
 def test_every_source_is_in_balance_with_its_own_count(year, warehouse, oracle):
     rows = warehouse.rows("select * from etl.v_balance where run_id = %s", year.ledger["run_id"])
     assert {row["dataset"] for row in rows} >= {"planes", "airlines", "airports"}
+    # NiFi alone sees the directory that airports are dropped into.
+    assert {row["dataset"] for row in rows if not row["counted_at_source"]} == {"airports"}
     for row in rows:
-        assert row["counted_at_source"], f"{row['dataset']} was not counted at its source"
         assert row["balanced"] and row["difference"] == 0, row
         assert row["extracted"] == row["published"] + row["quarantined"] + row["superseded"]
-    by_table = {row["published_in"]: row["extracted"] for row in rows}
+    by_table = Counter()
+    for row in rows:
+        by_table[row["published_in"]] += row["extracted"]
     assert (by_table["fact_flight"], by_table["dim_plane"]) == (oracle["rows"], oracle["planes"])
     assert (by_table["dim_airline"], by_table["dim_airport"]) == (oracle["airlines"], oracle["airports"])
 

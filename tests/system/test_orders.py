@@ -10,6 +10,7 @@ import pytest
 from tests.oracle import tpch_orders
 from tests.oracle.tpch_orders import Shop
 
+pytestmark = pytest.mark.slow
 PERIOD = ("1994-01-01", "1995-01-01")
 MONTHS = {f"1994-{month:02}" for month in range(1, 13)}
 CHANGES = ("1999-01-01", "1999-01-02")  # long after the last order

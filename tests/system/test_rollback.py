@@ -12,6 +12,7 @@ import pytest
 
 from tests.deployed import ROOT, Deployed, Play
 
+pytestmark = pytest.mark.slow
 PORT = 9459
 PROBE_DAG = '''"""A DAG that only the newer release has."""
 
@@ -314,7 +315,6 @@ def test_a_failed_deployment_leaves_the_release_before_whole(good, line, host, b
     assert bad["state"] == "bad" and bad["manifest"]["because"] == "deployment" and "probe.missing" in bad["reason"]
 
 
-@pytest.mark.slow
 def test_data_that_a_bad_release_published_go_back_too(good, line, host, warehouse, run_flights):
     """A job that corrupts what no audit looks at: January is published by it, and is then what it was."""
     january = ("2013-01-01", "2013-02-01")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+pytestmark = pytest.mark.slow
 MONTH = ("2013-03-01", "2013-04-01")
 BAD = "update dwh.fact_flight set dep_delay_minutes = 999 where run_id = '{run_id}' and dep_delay_minutes is not null"
 

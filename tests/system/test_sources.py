@@ -165,6 +165,7 @@ DIRT = r"""printf ',"No ""carrier""\nhere"\nX1\nX2,Air Cura\347ao\nX3,' >> {path
 DIRT += r"""head -c 1000001 /dev/zero | tr '\0' 'x' >> {path}; printf '\n' >> {path}"""
 
 
+@pytest.mark.slow
 def test_of_a_dirty_file_the_good_rows_go_on_and_the_bad_ones_are_kept(year, run_flights, warehouse, platform):
     before = warehouse.contents()
     with changed(platform, "airlines.csv", DIRT):
@@ -179,6 +180,7 @@ def test_of_a_dirty_file_the_good_rows_go_on_and_the_bad_ones_are_kept(year, run
     assert warehouse.contents() == before
 
 
+@pytest.mark.slow
 def test_a_truncated_file_stops_the_run_with_its_name(year, run_flights, warehouse, platform):
     before = warehouse.contents()
     with changed(platform, "flights-2013-02.parquet", "truncate -s -1000 {path}"):
@@ -188,6 +190,7 @@ def test_a_truncated_file_stops_the_run_with_its_name(year, run_flights, warehou
     assert warehouse.contents() == before
 
 
+@pytest.mark.slow
 def test_a_changed_type_stops_the_run(year, run_flights, warehouse, platform):
     before = warehouse.contents()
     with changed(platform, "airlines.csv", "sed -i 1s/name/title/ {path}"):

@@ -12,20 +12,15 @@ short_description: Manage a bucket of a MinIO server
 description:
   - Creates a bucket and sets its versioning and retention. amazon.aws.s3_bucket has no check mode and no retention.
   - A bucket is never removed by this module.
+extends_documentation_fragment: minio
 options:
   name: {description: Name of the bucket., type: str, required: true}
   versioned: {description: Whether old versions of objects are kept., type: bool, default: true}
   noncurrent_days: {description: Days an overwritten or deleted version stays; 0 is forever., type: int, default: 0}
   expire_days: {description: Days an object stays; 0 is forever., type: int, default: 0}
-  endpoint: {description: URL of the S3 API., type: str, required: true}
-  region: {description: Region of the server., type: str, default: us-east-1}
-  ca_file: {description: CA bundle to check the server by., type: path, default: /etc/ssl/certs/ca-certificates.crt}
-  root_user: {description: Administrator., type: str, required: true}
-  root_password: {description: The administrator's password., type: str, required: true}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
-requirements: [minio >= 7.2]
 """
 
 EXAMPLES = r"""

@@ -13,19 +13,14 @@ module: minio_policy
 short_description: Manage a policy of a MinIO server
 description:
   - Creates, updates or removes a named policy. Documents are compared by meaning, not by the order of their lists.
+extends_documentation_fragment: minio
 options:
   name: {description: Name of the policy., type: str, required: true}
   policy: {description: The IAM document; required when I(state=present)., type: dict}
   state: {description: Whether the policy exists., type: str, choices: [present, absent], default: present}
-  endpoint: {description: URL of the S3 API., type: str, required: true}
-  region: {description: Region of the server., type: str, default: us-east-1}
-  ca_file: {description: CA bundle to check the server by., type: path, default: /etc/ssl/certs/ca-certificates.crt}
-  root_user: {description: Administrator., type: str, required: true}
-  root_password: {description: The administrator's password., type: str, required: true}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
-requirements: [minio >= 7.2]
 """
 
 EXAMPLES = r"""

@@ -14,20 +14,15 @@ short_description: Manage a user of a MinIO server
 description:
   - Creates, updates, enables or removes a user and attaches exactly the given policies to it.
   - A secret cannot be read back; whether it is the wanted one is found out by a request signed with it.
+extends_documentation_fragment: minio
 options:
   name: {description: Access key of the user., type: str, required: true}
   secret: {description: Secret key; required when I(state=present)., type: str}
   policies: {description: All policies of the user; others are detached., type: list, elements: str, default: []}
   state: {description: Whether the user exists., type: str, choices: [present, absent], default: present}
-  endpoint: {description: URL of the S3 API., type: str, required: true}
-  region: {description: Region of the server., type: str, default: us-east-1}
-  ca_file: {description: CA bundle to check the server by., type: path, default: /etc/ssl/certs/ca-certificates.crt}
-  root_user: {description: Administrator., type: str, required: true}
-  root_password: {description: The administrator's password., type: str, required: true}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
-requirements: [minio >= 7.2]
 """
 
 EXAMPLES = r"""

@@ -20,11 +20,8 @@ description:
     since another flow could not finish it; a request without an end is repeated by whoever asked.
   - NiFi never shows a sensitive value; a salted mark in the parameter's description tells whether it is the wanted one.
   - The caller's own identity gets the policies that this needs.
+extends_documentation_fragment: nifi
 options:
-  url: {description: NiFi's API., type: str, required: true}
-  ca_file: {description: CA to check the server by., type: path, required: true}
-  client_cert: {description: The administrator's certificate (PEM)., type: path, required: true}
-  client_key: {description: Its key (PEM)., type: path, required: true}
   state: {description: Whether the flow is to be there., type: str, choices: [present, absent], default: present}
   definition: {description: "The flow definition, for O(state=present).", type: dict}
   name: {description: "Name of the flow, for O(state=absent).", type: str}
@@ -38,7 +35,6 @@ options:
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
-requirements: [nipyapi >= 1.0]
 """
 
 EXAMPLES = r"""

@@ -11,17 +11,13 @@ module: nifi_user
 short_description: Manage a user of NiFi and its rights
 description:
   - Makes a user for an identity, and adds it to the policies named. Rights that it has beyond those stay.
+extends_documentation_fragment: nifi
 options:
   identity: {description: "Identity as NiFi maps it, e.g. the subject of a certificate.", type: str, required: true}
   rights: {description: "Rights as 'read RESOURCE' or 'write RESOURCE'.", type: list, elements: str, required: true}
-  url: {description: URL of the API., type: str, required: true}
-  ca_file: {description: CA to check the server by., type: path, required: true}
-  client_cert: {description: Certificate of an administrator., type: path, required: true}
-  client_key: {description: Its key., type: path, required: true}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
-requirements: [nipyapi >= 1]
 """
 
 EXAMPLES = r"""

@@ -93,7 +93,7 @@ def build():
             "What was extracted: one sealed manifest a dataset.",
             sql(
                 f"""
-                select dataset, source, format, files, row_count as "rows", byte_count as bytes, extracted_at, attempt, flow_version
+                select dataset, source, format, files, coalesce(row_count, source_rows) as "rows", byte_count as bytes, extracted_at, attempt, flow_version
                 from etl.run_source where {RUN} order by extracted_at, dataset
                 """
             ),
@@ -121,9 +121,9 @@ def build():
         ),
         ranking(
             "Where the time went",
-            "Seconds of every stage and dataset, as the stage measured them.",
+            "Seconds of every stage, as the stage measured them.",
             sql(
-                f"select stage || ' ' || dataset as stage, seconds from etl.run_stage where {RUN} and seconds is not null order by seconds desc"
+                f"select stage, max(seconds) as seconds from etl.run_stage where {RUN} and seconds is not null group by stage order by seconds desc"
             ),
             unit="s",
             height=10,

@@ -58,7 +58,9 @@ def build():
         number(
             "Units down",
             "Services that a role declares and that do not run.",
-            metric(f'count(node_systemd_unit_state{{state="active", {HOST}}} == 0) or vector(0)', now=True),
+            metric(
+                f'count(node_systemd_unit_state{{state="active", type!="oneshot", {HOST}}} == 0) or vector(0)', now=True
+            ),
             steps=GOOD_IS_ZERO,
         ),
         number(
@@ -96,9 +98,24 @@ def build():
         ),
         states(
             "Services",
-            "Whether the declared units of the chosen hosts ran.",
-            metric(f'max by (host, name) (node_systemd_unit_state{{state="active", {HOST}}})', "{{host}} {{name}}"),
+            "Whether the declared units ran, on every chosen host that has them.",
+            metric(
+                f'min by (name) (node_systemd_unit_state{{state="active", type!="oneshot", {HOST}}})',
+                "{{name}}",
+            ),
             texts={"1": ("runs", "green"), "0": ("down", "red")},
+            width=8,
+            height=16,
+        ),
+        states(
+            "Jobs",
+            "Whether what timers start (backups, snapshots, measurements) ended well the last time, on every chosen host.",
+            metric(
+                f'max by (name) (node_systemd_unit_state{{state="failed", type="oneshot", {HOST}}})',
+                "{{name}}",
+            ),
+            texts={"0": ("well", "green"), "1": ("failed", "red")},
+            width=8,
             height=16,
         ),
         states(
@@ -106,6 +123,7 @@ def build():
             "Whether exported ports answered with a valid certificate (or, without TLS, at all).",
             metric(f"min by (host, role, port) (probe_success{{{HOST}}})", "{{host}} {{role}} {{port}}"),
             texts={"1": ("serves", "green"), "0": ("down", "red")},
+            width=8,
             height=16,
         ),
         curve(

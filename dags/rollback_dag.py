@@ -103,8 +103,7 @@ def undo() -> dict[str, Any]:
         except PublishRefused as error:
             raise AirflowFailException(str(error)) from None
         s3, buckets = platform.object_store()
-        for run in planned["runs"]:
-            journal.enter(connection, s3, buckets["curated"], run["run_id"])
+        journal.enter_all(connection, s3, buckets["curated"], [run["run_id"] for run in planned["runs"]])
     return {"undone": done["undone"], "runs": [run["run_id"] for run in planned["runs"]], "by": by}
 
 

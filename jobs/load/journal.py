@@ -12,6 +12,7 @@ The newest event of a run is the one that counts. The ledger is the truth while 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,6 +58,12 @@ def enter(conn: psycopg.Connection, s3: Any, bucket: str, run_id: str) -> str | 
         if event["event"] == "published":
             event["ledger"] = _ledger(conn, run_id)
     return _put(s3, bucket, event)
+
+
+def enter_all(conn: psycopg.Connection, s3: Any, bucket: str, run_ids: Iterable[str]) -> None:
+    """Enter the newest event of each run; repeated, it writes the same objects."""
+    for run_id in run_ids:
+        enter(conn, s3, bucket, run_id)
 
 
 def withdraw(s3: Any, bucket: str, run_id: str) -> str:

@@ -21,7 +21,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -31,11 +33,13 @@ from psycopg.types.json import Jsonb
 from jobs import declaration
 from jobs.load import audit, journal, ledger, publish, staging
 from jobs.load.statements import require_idle
+from jobs.rollback import undo
 
 # Publications commit in another order than they begin, and a moment between two of them has the one and not the other.
 OVERLAP = timedelta(hours=1)
-STANDING = """
-select distinct on (run_id) run_id, published_at from etl.publication order by run_id asc, publication_id desc
+NEWEST = """
+select distinct on (run_id) run_id, published_at, undone_at is null as stands
+from etl.publication order by run_id asc, publication_id desc
 """
 
 
@@ -48,9 +52,7 @@ def missing(conn: psycopg.Connection, s3: Any, bucket: str) -> list[dict[str, An
 
     What retention has removed from the ledger is older than anything that still stands there, and does not count as missing.
     """
-    require_idle(conn)
-    with conn.transaction():
-        known = dict(conn.execute(STANDING).fetchall())
+    known = {run_id: published_at for run_id, published_at, _ in _newest(conn)}
     since = max(known.values()) - OVERLAP if known else None
     return [
         event
@@ -59,6 +61,22 @@ def missing(conn: psycopg.Connection, s3: Any, bucket: str) -> list[dict[str, An
         and (since is None or event["at"] >= since)
         and not (event["run_id"] in known and known[event["run_id"]] >= event["at"])
     ]
+
+
+def returned(conn: psycopg.Connection, s3: Any, bucket: str) -> list[dict[str, Any]]:
+    """The journal's `undone` events of runs that stand in the ledger, in their order: taken back after the moment of the restore."""
+    standing = {run_id: published_at for run_id, published_at, stands in _newest(conn) if stands}
+    return [
+        event
+        for event in journal.read(s3, bucket)
+        if event["event"] == "undone" and event["run_id"] in standing and standing[event["run_id"]] < event["at"]
+    ]
+
+
+def _newest(conn: psycopg.Connection) -> list[tuple[str, datetime, bool]]:
+    require_idle(conn)
+    with conn.transaction():
+        return conn.execute(NEWEST).fetchall()
 
 
 def _known(s3: Any, bucket: str, named: Collection[str], found: Collection[str]) -> None:
@@ -83,7 +101,7 @@ def describe(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def plan(conn: psycopg.Connection, s3: Any, bucket: str, leave_out: Collection[str] = ()) -> dict[str, Any]:
-    """{"publish": [...], "leave_out": [...]}: what `republish` would do, each run as `describe` has it.
+    """{"publish": [...], "leave_out": [...], "undo": [run ids]}: what `republish` would do, each run as `describe` has it.
 
     Raises LookupError when a run to be left out is not among the missing ones, nor was withdrawn before.
     """
@@ -92,6 +110,7 @@ def plan(conn: psycopg.Connection, s3: Any, bucket: str, leave_out: Collection[s
     return {
         "publish": [run for run in found if run["run_id"] not in leave_out],
         "leave_out": [run for run in found if run["run_id"] in leave_out],
+        "undo": [event["run_id"] for event in returned(conn, s3, bucket)],
     }
 
 
@@ -103,7 +122,8 @@ def republish(
     *,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Publish what is missing again; returns the plan with the versions of each run that was published.
+    """Publish what is missing again, and take back again what was taken back, in the order in which both happened; returns the plan
+    with the versions of each run that was published.
 
     Raises RepublishFailed at the first run that cannot be: those after it may stand on it.
     """
@@ -111,14 +131,22 @@ def republish(
     for run in done["leave_out"]:
         journal.withdraw(s3, bucket, run["run_id"])
         say(f"{run['run_id']} is left out")
-    events = {event["run_id"]: event for event in missing(conn, s3, bucket)}
-    for number, described in enumerate(done["publish"], 1):
-        say(f"{number} of {len(done['publish'])}: {described['run_id']} ({described['from']} to {described['to']})")
+    described = {run["run_id"]: run for run in done["publish"]}
+    events = [event for event in missing(conn, s3, bucket) if event["run_id"] in described]
+    events = sorted(events + returned(conn, s3, bucket), key=itemgetter("at"))
+    for number, ((at, what), same) in enumerate(groupby(events, itemgetter("at", "event")), 1):
+        together = list(same)  # taken back in one transaction, as they were
+        names = [event["run_id"] for event in together]
+        say(f"{number}: {', '.join(names)} {what} at {at:%Y-%m-%d %H:%M:%S}")
         try:
-            described["versions"] = _again(conn, s3, bucket, events[described["run_id"]]["ledger"])
+            if what == "undone":
+                undo.execute(conn, undo.Selection(tuple(names)), by="restore", reason=f"was taken back at {at} before")
+            else:
+                for event in together:
+                    described[event["run_id"]]["versions"] = _again(conn, s3, bucket, event["ledger"])
         except (staging.StagingError, audit.AuditFailed, publish.PublishRefused, FileNotFoundError) as error:
-            raise RepublishFailed(f"run {described['run_id']}: {error}") from error
-        journal.enter(conn, s3, bucket, described["run_id"])
+            raise RepublishFailed(f"run {', '.join(names)}: {error}") from error
+        journal.enter_all(conn, s3, bucket, names)
     with conn.transaction():
         # Of a call that was killed between a publication and its end.
         conn.execute(

@@ -418,21 +418,25 @@ def gather(conn: Any, kept: releases.Store, given: Mapping[str, Any], target: st
 
 def rewound(bucket: str, to: str, *, dry_run: bool = False, journal: Path | None = None) -> dict[str, Any]:
     """The summary of a bucket's way back to a moment; the journal of publications stays, it tells what was published when."""
-    import boto3
-    from botocore.config import Config
-
     from jobs.load.journal import PREFIX
     from jobs.rollback.rewind import rewind
     from jobs.rollback.rollback_s3 import S3Store
 
-    client = boto3.client(
+    moment = datetime.fromisoformat(to)
+    return rewind(S3Store(_object_store(), bucket), moment, leave=(PREFIX,), dry_run=dry_run, journal=journal)
+
+
+def _object_store() -> Any:
+    """A client with the rights of the rollback's user, who writes to every bucket of data."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
         "s3",
         aws_access_key_id=os.environ["ROLLBACK_ACCESS_KEY_ID"],
         aws_secret_access_key=os.environ["ROLLBACK_SECRET_ACCESS_KEY"],
         config=Config(s3={"addressing_style": "path"}, max_pool_connections=16),
     )
-    moment = datetime.fromisoformat(to)
-    return rewind(S3Store(client, bucket), moment, leave=(PREFIX,), dry_run=dry_run, journal=journal)
 
 
 def hold(conn: Any, journal: Journal) -> dict[str, Any]:
@@ -496,7 +500,8 @@ def evidence(conn: Any, journal: Journal) -> dict[str, Any]:
 
 
 def undo_runs(conn: Any, journal: Journal) -> dict[str, Any]:
-    """Swap back what the newer releases published."""
+    """Swap back what the newer releases published, and enter that in the journal of publications."""
+    from jobs.load import journal as publications
     from jobs.rollback import undo
 
     plan = journal.content["plan"]
@@ -507,6 +512,7 @@ def undo_runs(conn: Any, journal: Journal) -> dict[str, Any]:
         by=f"rollback {journal.content['id']}",
         reason=journal.content["reason"],
     )
+    publications.enter_all(conn, _object_store(), os.environ["CURATED_BUCKET"], plan["runs"])
     expected = {part["partition"]: part["version_after"] for part in done["partitions"]}
     return {"undone": sorted(plan["runs"])} | ({"swapped": expected} if expected else {})
 

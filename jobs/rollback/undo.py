@@ -5,9 +5,10 @@
     python -m jobs.rollback.undo execute --newer-than RELEASE                             [--cascade] [--reason TEXT] [--by NAME]
 
 An interval names the runs that readers see in it. Runs that published later on top of the chosen ones make it refuse; with
---cascade they are taken back too. Connects as etl_load with libpq's own means (PGHOST, PGPASSFILE, PGSSLMODE, ...). The plan, or
-what was done, is JSON on standard output. Exit status: 0 done or nothing to do, 1 refused (the reasons are in the plan), 2 wrong
-usage. Executed again it does nothing more.
+--cascade they are taken back too. What was taken back is entered in the journal of publications, so that no restore of the warehouse
+publishes it again. Connects as etl_load with libpq's own means (PGHOST, PGPASSFILE, PGSSLMODE, ...) and to the object store with
+boto3's. The plan, or what was done, is JSON on standard output. Exit status: 0 done or nothing to do, 1 refused (the reasons are in
+the plan) or not entered in the journal, 2 wrong usage. Executed again it does what is left to do.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from jobs import declaration
-from jobs.load import publish
+from jobs.load import journal, publish
 from jobs.load.publish import PublishRefused
 from jobs.load.statements import require_idle, texts
 
@@ -335,24 +336,41 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--newer-than", metavar="RELEASE", help="every run that newer releases published")
     parser.add_argument("--cascade", action="store_true", help="take back what stands on it too")
     parser.add_argument("--reason")
+    parser.add_argument("--bucket", default="curated", help="where the journal of publications is")
     parser.add_argument("--by", default=getpass.getuser(), help="who asks (default: the system user)")
     given = parser.parse_args(argv)
     try:
         selection = Selection(tuple(given.run), given.pipeline, given.start, given.end, given.newer_than)
     except ValueError as error:
         parser.error(str(error))
+    entered = True
     try:
         with psycopg.connect("", application_name="undo") as conn:
             document = plan(conn, selection, cascade=given.cascade).as_dict()
             if given.action == "execute" and not document["refusals"]:
                 document = execute(conn, selection, cascade=given.cascade, by=given.by, reason=given.reason)
+                entered = _enter(conn, given.bucket, document)
     except (LookupError, PublishRefused, psycopg.Error) as error:
         print(f"undo: {error}", file=sys.stderr)
         return 1
     print(json.dumps(document | {"text": text(document)}, indent=2))
     for refusal in document["refusals"]:
         print(f"undo: run {refusal['run_id']}: {refusal['reason']}", file=sys.stderr)
-    return 1 if document["refusals"] else 0
+    return 1 if document["refusals"] or not entered else 0
+
+
+def _enter(conn: psycopg.Connection, bucket: str, document: dict[str, Any]) -> bool:
+    """Enter what was taken back in the journal; whether that went well."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        taken = [run["run_id"] for run in document["runs"]] + document["already_undone"]
+        journal.enter_all(conn, boto3.client("s3"), bucket, taken)
+    except (BotoCoreError, ClientError) as error:
+        print(f"undo: taken back, but not entered in the journal of publications: {error}; repeat it", file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":

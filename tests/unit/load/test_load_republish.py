@@ -88,7 +88,7 @@ def test_what_was_published_since_is_published_again(warehouse, moments):
     assert back.rows("select count(*) from etl.audit_result where run_id = 'r2' and passed")[0][0] > 0
 
     objects = dict(back.lake.objects)
-    assert again(back) == {"publish": [], "leave_out": []}
+    assert again(back) == {"publish": [], "leave_out": [], "undo": []}
     assert back.lake.objects == objects
 
 
@@ -108,7 +108,7 @@ def test_a_bad_run_stays_away_for_good(warehouse, moments):
         again(back, leave_out=["r9"])
     done = again(back, leave_out=["bad"])
     assert [run["run_id"] for run in done["leave_out"]] == ["bad"]
-    assert again(back, leave_out=["bad"]) == {"publish": [], "leave_out": []}, "said once more"
+    assert again(back, leave_out=["bad"]) == {"publish": [], "leave_out": [], "undo": []}, "said once more"
     assert back.rows("select max(dep_delay_minutes), count(distinct run_id) from dwh.fact_flight") == [(5, 2)]
     assert [e["run_id"] for e in republish.missing(back.conn, back.lake, "curated")] == []
 
@@ -124,6 +124,32 @@ def test_a_run_that_was_undone_is_not_published_again(warehouse, moments):
     assert len(journal.sync(warehouse.conn, warehouse.lake, "curated")) == 1
     assert journal.sync(warehouse.conn, warehouse.lake, "curated") == []
     assert republish.missing((back := moment.restored()).conn, back.lake, "curated") == []
+
+
+def test_what_was_taken_back_since_is_taken_back_again(warehouse, moments):
+    """Back to a moment between a publication and its undo, readers see what they saw before the restore."""
+    publish_run(warehouse, "r1", "2013-01-01", "2013-02-01", flights(JAN, FEB))
+    publish_run(warehouse, "r2", "2013-01-01", "2013-02-01", flights(JAN, FEB, delay=50))
+    publish_run(warehouse, "r3", "2013-01-01", "2013-02-01", flights(JAN, FEB, delay=99))
+    moment = moments()
+    publish.undo(warehouse.conn, ["r2", "r3"])
+    journal.enter_all(warehouse.conn, warehouse.lake, "curated", ["r2", "r3"])
+    publish_run(warehouse, "r4", "2013-01-01", "2013-02-01", flights(JAN, FEB, delay=70))
+    before = content(warehouse)
+
+    back = moment.restored()
+    assert republish.plan(back.conn, back.lake, "curated")["undo"] == ["r2", "r3"]
+    done = again(back)
+    assert content(back) == before
+    assert (done["undo"], [run["run_id"] for run in done["publish"]]) == (["r2", "r3"], ["r4"])
+    assert back.rows("select run_id, state from etl.run order by 1") == [
+        ("r1", "published"),
+        ("r2", "undone"),
+        ("r3", "undone"),
+        ("r4", "published"),
+    ]
+    assert back.rows("select requested_by, run_ids from etl.undo") == [("restore", ["r3", "r2"])]
+    assert again(back) == {"publish": [], "leave_out": [], "undo": []}
 
 
 def test_a_run_that_was_published_twice_comes_back_as_it_was_last(warehouse, moments):

@@ -2,16 +2,15 @@
 
 import json
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import date, datetime
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from test_load_publish import APR, FEB, JAN, MAR, content, go
 from warehouse_kit import flights
 
-from jobs.load import ledger
+from jobs.load import journal, ledger
 from jobs.load.publish import PublishRefused
 from jobs.rollback import undo
 from jobs.rollback.undo import Selection
@@ -239,24 +238,51 @@ def test_a_selection_is_one_of_three(wrong):
         Selection(**wrong)
 
 
-def test_command_line(warehouse):
+def test_command_line(warehouse, monkeypatch, capsys):
     three_runs(warehouse)
-    environment = {"PGHOST": str(warehouse._server.directory), "PGDATABASE": warehouse.database, "PGUSER": "etl_load"}
+    for name, value in {
+        "HOST": str(warehouse._server.directory),
+        "DATABASE": warehouse.database,
+        "USER": "etl_load",
+    }.items():
+        monkeypatch.setenv(f"PG{name}", value)
+    monkeypatch.setattr("boto3.client", lambda kind: warehouse.lake)
 
     def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "jobs.rollback.undo", *arguments],
-            env=environment | {"PATH": "/usr/bin"},
-            capture_output=True,
-            text=True,
-        )
+        return undo.main(list(arguments)), *capsys.readouterr()
 
-    refused = run("execute", "--run", "r1", "--by", "me")
-    assert refused.returncode == 1 and "undo: run r1: run r2 published later" in refused.stderr
-    assert json.loads(refused.stdout)["executable"] is False
-    done = run("execute", "--run", "r2", "--by", "me")
-    assert done.returncode == 0 and len(json.loads(done.stdout)["undone"]) == 2
-    again = run("execute", "--run", "r2", "--by", "me")
-    assert again.returncode == 0 and json.loads(again.stdout)["undone"] == []
-    assert run("plan", "--pipeline", "flights", "--by", "me").returncode == 2
-    assert "no run r9" in run("plan", "--run", "r9", "--by", "me").stderr
+    status, out, error = run("execute", "--run", "r1", "--by", "me")
+    assert status == 1 and "undo: run r1: run r2 published later" in error
+    assert json.loads(out)["executable"] is False
+    status, out, _ = run("execute", "--run", "r2", "--by", "me")
+    assert status == 0 and len(json.loads(out)["undone"]) == 2
+    journaled = dict(warehouse.lake.objects)
+    assert [key.split("/")[1] for bucket, key in journaled if key.endswith("-undone.json")] == ["r2"]
+    status, out, _ = run("execute", "--run", "r2", "--by", "me")
+    assert status == 0 and json.loads(out)["undone"] == [] and warehouse.lake.objects == journaled
+    assert "no run r9" in run("plan", "--run", "r9", "--by", "me")[2]
+    with pytest.raises(SystemExit, match="2"):
+        run("plan", "--pipeline", "flights", "--by", "me")
+
+
+def test_without_the_journal_it_says_so_and_is_repeated(warehouse, monkeypatch, capsys):
+    three_runs(warehouse)
+    for name, value in {
+        "HOST": str(warehouse._server.directory),
+        "DATABASE": warehouse.database,
+        "USER": "etl_load",
+    }.items():
+        monkeypatch.setenv(f"PG{name}", value)
+
+    def away(**arguments):
+        raise EndpointConnectionError(endpoint_url="https://lake1")
+
+    monkeypatch.setattr("boto3.client", lambda kind: warehouse.lake)
+    with monkeypatch.context() as patch:
+        patch.setattr(warehouse.lake, "put_object", away)
+        assert undo.main(["execute", "--run", "r2", "--by", "me"]) == 1
+    assert "not entered in the journal of publications" in capsys.readouterr().err
+    assert undo.main(["execute", "--run", "r2", "--by", "me"]) == 0
+    assert [event["event"] for event in journal.read(warehouse.lake, "curated") if event["run_id"] == "r2"] == [
+        "undone"
+    ]

@@ -423,10 +423,10 @@ def rewound(bucket: str, to: str, *, dry_run: bool = False, journal: Path | None
     from jobs.rollback.rollback_s3 import S3Store
 
     moment = datetime.fromisoformat(to)
-    return rewind(S3Store(_object_store(), bucket), moment, leave=(PREFIX,), dry_run=dry_run, journal=journal)
+    return rewind(S3Store(object_store(), bucket), moment, leave=(PREFIX,), dry_run=dry_run, journal=journal)
 
 
-def _object_store() -> Any:
+def object_store() -> Any:
     """A client with the rights of the rollback's user, who writes to every bucket of data."""
     import boto3
     from botocore.config import Config
@@ -512,7 +512,7 @@ def undo_runs(conn: Any, journal: Journal) -> dict[str, Any]:
         by=f"rollback {journal.content['id']}",
         reason=journal.content["reason"],
     )
-    publications.enter_all(conn, _object_store(), os.environ["CURATED_BUCKET"], plan["runs"])
+    publications.enter_all(conn, object_store(), os.environ["CURATED_BUCKET"], plan["runs"])
     expected = {part["partition"]: part["version_after"] for part in done["partitions"]}
     return {"undone": sorted(plan["runs"])} | ({"swapped": expected} if expected else {})
 

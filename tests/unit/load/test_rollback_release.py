@@ -12,6 +12,7 @@ import pytest
 from warehouse_kit import flights
 
 from jobs.load import audit, ledger, migrate, publish, staging
+from jobs.load import journal as journal_of_publications
 from jobs.rollback import releases, rollback
 
 ONE, TWO = "111111111111", "222222222222"
@@ -73,6 +74,14 @@ def owner(warehouse):
         yield conn
 
 
+@pytest.fixture(autouse=True)
+def lake(warehouse, monkeypatch):
+    """The object store, where publications are journaled."""
+    monkeypatch.setattr(rollback, "object_store", lambda: warehouse.lake)
+    monkeypatch.setenv("CURATED_BUCKET", "curated")
+    return warehouse.lake
+
+
 def ask(owner, kept, directory, monkeypatch, data="restore", to=ONE, abandon=False, current=TWO):
     monkeypatch.setattr(releases, "store", lambda: kept)
     monkeypatch.setenv("DATA_BUCKETS", "")
@@ -82,7 +91,7 @@ def ask(owner, kept, directory, monkeypatch, data="restore", to=ONE, abandon=Fal
     )
 
 
-def test_the_newer_runs_are_swapped_back_and_nothing_else(warehouse, owner, kept, tmp_path, monkeypatch):
+def test_the_newer_runs_are_swapped_back_and_nothing_else(warehouse, lake, owner, kept, tmp_path, monkeypatch):
     run_of(warehouse, ONE, "r1", 5)
     before = facts(warehouse)
     run_of(warehouse, TWO, "r2", 99)
@@ -95,6 +104,9 @@ def test_the_newer_runs_are_swapped_back_and_nothing_else(warehouse, owner, kept
     notes = rollback.undo_runs(owner, journal)
     assert facts(warehouse) == before
     assert notes["swapped"] == {"fact_flight_201301": 1}
+    assert [(event["run_id"], event["event"]) for event in journal_of_publications.read(lake, "curated")] == [
+        ("r2", "undone")
+    ]
     assert rollback.undo_runs(owner, journal) == {"undone": ["r2"]}, "killed before it was noted, it is done again"
     assert facts(warehouse) == before
 

@@ -8,18 +8,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import yaml
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+from jsonschema.exceptions import ValidationError, best_match
 
 PIPELINES = Path(__file__).resolve().parent / "pipelines"
+BOUNDS = ("from", "to", "from_utc", "to_utc")  # of a run, as a parameter of a REST API may have them
+PLACEHOLDER = re.compile(r"{(\w*)}")
 
 
 class DeclarationError(ValueError):
@@ -178,9 +182,12 @@ def load(name: str, directory: Path = PIPELINES) -> Declaration:
         ) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DeclarationError(f"{path}:{line}: this is not YAML: {error.problem} {error.context or ''}") from None
+        what = (
+            error.problem if isinstance(error, _Twice) else f"this is not YAML: {error.problem} {error.context or ''}"
+        )
+        raise DeclarationError(f"{path}:{line}: {what}") from None
     for where, what in _problems(document, name):
-        raise DeclarationError(f"{path}:{_line(text, where)}: {'.'.join(map(str, where)) or 'the declaration'}: {what}")
+        raise error_at(path, where, what)
     return Declaration(
         pipeline=document["pipeline"],
         description=document["description"],
@@ -200,21 +207,45 @@ def load(name: str, directory: Path = PIPELINES) -> Declaration:
 
 def load_all(directory: Path = PIPELINES) -> list[Declaration]:
     """Read and check all declarations, also against each other. Raises DeclarationError."""
-    owners: dict[int, str] = {}
+    ports: dict[int, str] = {}
+    tables: dict[str, str] = {}
     found = [load(path.stem, directory) for path in sorted(directory.glob("*.yml"))]
     for declaration in found:
-        owner = owners.setdefault(declaration.port, declaration.pipeline)
+        path = directory / f"{declaration.pipeline}.yml"
+        owner = ports.setdefault(declaration.port, declaration.pipeline)
         if owner != declaration.pipeline:
-            path = directory / f"{declaration.pipeline}.yml"
-            raise DeclarationError(
-                f"{path}:{_line(path.read_text(), ['port'])}: port: {declaration.port} is that of the pipeline {owner}; "
-                f"every pipeline has its own"
-            )
+            free = next(port for port in range(9443, 9460) if port not in {other.port for other in found})
+            what = f"{declaration.port} is that of the pipeline {owner}; every pipeline has its own: {free} is free"
+            raise error_at(path, ["port"], what)
+        for table in declaration.publish:
+            owner = tables.setdefault(table, declaration.pipeline)
+            if owner != declaration.pipeline:
+                raise error_at(path, ["publish", table], f"the pipeline {owner} publishes a table of that name")
     return found
 
 
+def error_at(path: Path, where: list[str | int], what: str) -> DeclarationError:
+    """The error that leads to the place `where` (keys and numbers) of a declaration."""
+    place = ".".join(map(str, where)) or "the declaration"
+    return DeclarationError(f"{path}:{_line(path.read_text(), where)}: {place}: {what}")
+
+
+class _Twice(yaml.MarkedYAMLError):
+    """A key that a mapping has twice: YAML would take the last and say nothing."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML without dates: they are text until the schema has seen them."""
+    """YAML without dates (they are text until the schema has seen them) and without keys that come twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping. Raises _Twice at the second of two equal keys."""
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in lines:
+                what = f"{key.value} is here twice, first on line {lines[key.value]}"
+                raise _Twice(problem=what, problem_mark=key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -273,25 +304,50 @@ def _problems(document: Any, name: str) -> Iterator[tuple[list[str | int], str]]
     yield from _unknown_keys(schema, schema, document, [])
     errors = Draft202012Validator(schema).iter_errors(document)
     if error := best_match(error for error in errors if error.validator != "unevaluatedProperties"):
-        what = error.message
-        if error.validator == "required":
-            lacking = [key for key in error.validator_value if key not in error.instance]
-            what = f"needs {' and '.join(f'`{key}`' for key in lacking)}"
-        elif error.validator == "enum":
-            what = f"{error.instance!r} is none of {', '.join(map(str, error.validator_value))}"
-            what += _meant(error.instance, error.validator_value)
-        if description := error.schema.get("description"):
-            what += f" ({description})"
-        yield list(error.absolute_path), what
+        yield list(error.absolute_path), _told(error)
         return
     if document["pipeline"] != name:
         yield ["pipeline"], f"the file is {name}.yml, so it must be {name}"
+    zone = document.get("timezone", "UTC")
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError):
+        yield ["timezone"], f"there is no time zone {zone!r}{_meant(zone, available_timezones())}"
     for key, source in document["sources"].items():
         yield from _source_problems(["sources", key], source)
     for key, table in document["publish"].items():
         yield from _table_problems(["publish", key], table, document)
     for number, audit in enumerate(document.get("audits", ())):
-        yield from _audit_problems(["audits", number], audit, document["publish"])
+        yield from _audit_problems(["audits", number], audit, document)
+    yield from _twice(["audits"], document.get("audits", ()))
+
+
+def _told(error: ValidationError) -> str:
+    """What the schema has against a value, and what it wants instead."""
+    description = error.schema.get("description")
+    what = error.message
+    if error.validator == "required":
+        lacking = [key for key in error.validator_value if key not in error.instance]
+        what = f"needs {' and '.join(f'`{key}`' for key in lacking)}"
+        description = None
+    elif error.validator == "enum":
+        what = f"{error.instance!r} is none of {', '.join(map(str, error.validator_value))}"
+        what += _meant(error.instance, error.validator_value)
+    elif error.validator == "pattern":
+        what = f"{error.instance!r} cannot stand here"
+    elif error.validator == "oneOf":  # of audits
+        given = [f"`{key}`" for key in error.instance if key not in ("name", "table")]
+        what = f"has {' and '.join(given) or 'nothing to check'}"
+    return f"{what} ({description})" if description else what
+
+
+def _twice(where: list[str | int], named: Iterable[dict[str, Any]]) -> Iterator[tuple[list[str | int], str]]:
+    """Names that more than one rule or audit has: counts by name would say nothing of either."""
+    seen: set[str] = set()
+    for number, one in enumerate(named):
+        if one["name"] in seen:
+            yield [*where, number, "name"], f"{one['name']} is the name of another one above"
+        seen.add(one["name"])
 
 
 def _table_problems(
@@ -307,12 +363,16 @@ def _table_problems(
     for alias, join in table.get("joins", {}).items():
         yield from _absent([*where, "joins", alias], join.get("source", alias), "source", sources)
     for number, column in enumerate(table.get("unknown", ())):
-        yield from _absent([*where, "unknown", number], column.partition(".")[0], "source", sources)
+        source, _, name = column.partition(".")
+        yield from _absent([*where, "unknown", number], source, "source", sources)
+        if known := sources.get(source, {}).get("columns"):
+            yield from _absent([*where, "unknown", number], name, "column", known)
     if "unknown" in table and len(table["key"]) > 1:
         yield [*where, "unknown"], "a dimension with unknown members has a key of one column"
     columns = _columns(table)
-    for name in (*table["key"], *([table["interval"]] if "interval" in table else ())):
-        yield from _absent([*where, "key"], name, "column", columns)
+    for part, names in {"key": table["key"], "interval": [table["interval"]] if "interval" in table else []}.items():
+        for name in names:
+            yield from _absent([*where, part], name, "column", columns)
     for number, names in enumerate(table.get("indexes", ())):
         for name in names:
             yield from _absent([*where, "indexes", number], name, "column", columns)
@@ -322,9 +382,16 @@ def _table_problems(
 
 
 def _audit_problems(
-    where: list[str | int], audit: dict[str, Any], publish: dict[str, Any]
+    where: list[str | int], audit: dict[str, Any], document: dict[str, Any]
 ) -> Iterator[tuple[list[str | int], str]]:
     """Names that an audit uses and nothing declares."""
+    publish = document["publish"]
+    if counted := audit.get("equals_rows_of"):
+        datasets = [*(f"clean_{source}" for source in document["sources"]), *publish]
+        yield from _absent([*where, "equals_rows_of"], counted, "dataset", datasets)
+    key = publish.get(audit.get("references"), {}).get("key", audit.get("columns", ()))
+    if len(key) != len(audit.get("columns", ())):
+        yield [*where, "columns"], f"{audit['references']} has a key of {len(key)}: {', '.join(key)}"
     for part in ("table", "references", "equals_count_of"):
         if part in audit:
             yield from _absent([*where, part], audit[part], "table", publish)
@@ -369,10 +436,17 @@ def _source_problems(where: list[str | int], source: dict[str, Any]) -> Iterator
                     "`interval` asks for two of them, `where column >= ? and column < ?`, and without it there are none"
                 ),
             )
+        for name, text in origin.get("parameters", {}).items():
+            for given in PLACEHOLDER.findall(text):
+                if given not in BOUNDS:
+                    yield [*here, "parameters", name], f"{{{given}}} is none of {', '.join(f'{{{b}}}' for b in BOUNDS)}"
+    yield from _twice([*where, "rules"], source.get("rules", ()))
     spans = sorted((value.get("since", ""), value.get("until", "9999"), here) for here, value in origins.items())
     for (_, until, _), (since, _, here) in zip(spans, spans[1:], strict=False):
         if since < until:
             yield list(here), "shares days with another origin: set `since` and `until` so that each day has one"
+        elif since > until:
+            yield list(here), f"no origin has the days from {until} to {since}: what is of them would never be read"
 
 
 def _unknown_keys(

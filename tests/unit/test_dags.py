@@ -69,7 +69,7 @@ def test_every_dag_file_is_a_pipelines():
 def test_dag_is_named_after_its_file_and_documented(declared, dag):
     assert dag.dag_id == FILES.get(declared.pipeline, declared.pipeline)
     assert dag.description == declared.description
-    assert len(dag.doc_md) > 300
+    assert len(dag.doc_md) > 300, "the page in Airflow says what is read, what is published and what the interval means"
     assert f"pipeline:{declared.pipeline}" in dag.tags
 
 

@@ -35,8 +35,16 @@ def test_two_pipelines_with_one_port_are_refused(declare):
     line = line_of(directory, "port: 9443", "orders")
     with pytest.raises(DeclarationError, match=rf"orders.yml:{line}: port: 9443 is that of the pipeline flights"):
         load_all(directory)
+
+
+def test_a_table_of_two_pipelines_is_refused(declare):
+    directory = declare()
     declare(("pipeline: flights", "pipeline: orders"), ("port: 9443", "port: 9444"), name="orders")
-    assert [declaration.port for declaration in load_all(directory)] == [9443, 9444]
+    line = line_of(directory, "  dim_airline:", "orders")
+    with pytest.raises(
+        DeclarationError, match=rf"orders.yml:{line}: publish.dim_airline: the pipeline flights publishes"
+    ):
+        load_all(directory)
 
 
 def test_a_table_from_no_source_is_refused(declare):
@@ -53,7 +61,7 @@ TWO_ORIGINS = """
   flights:
     interval: sched_dep
     key: [id]
-    columns: {id: bigint, sched_dep: timestamp}
+    columns: {id: bigint, sched_dep: timestamp, origin: string, dest: string, tailnum: string}
     from:
       files: {kind: sftp, connection: landing, files: "f-%Y-%m.parquet", format: parquet, until: 2013-07-01}
       table: {kind: sql, connection: db, since: 2013-07-01, query: "select * from f where sched_dep >= ? and sched_dep < ?"}
@@ -79,7 +87,8 @@ def test_origins_share_what_their_dataset_declares(two_origins):
     files, table = sources["flights_files"], sources["flights_table"]
     assert (files.dataset, table.dataset, sources["planes"].dataset) == ("flights", "flights", "planes")
     assert files.key == table.key == ("id",)
-    assert files.columns == table.columns == {"id": "bigint", "sched_dep": "timestamp"}
+    assert files.columns == table.columns
+    assert files.columns["sched_dep"] == "timestamp"
     year = datetime(2013, 1, 1), datetime(2014, 1, 1)
     assert files.overlap(*year) == (datetime(2013, 1, 1), datetime(2013, 7, 1))
     assert table.overlap(*year) == (datetime(2013, 7, 1), datetime(2014, 1, 1))
@@ -97,7 +106,21 @@ def test_origins_share_what_their_dataset_declares(two_origins):
         ("until: 2013-07-01", "untill: 2013-07-01", "      files:", "unknown key: did you mean until"),
         ("kind: sftp", "kind: stfp", "      files:", "'stfp' is none of sql, sftp, directory, rest: did you mean sftp"),
         ("connection: landing, ", "", "      files:", "needs `connection`"),
-        ("    columns: {id: bigint, sched_dep: timestamp}\n", "", "  flights:", "needs `columns`"),
+        ("    columns: {id: bigint", "    colums: {id: bigint", "    colums:", "did you mean columns"),
+        (
+            "since: 2013-07-01",
+            "since: 2013-07-08",
+            "      table:",
+            "no origin has the days from 2013-07-01 to 2013-07-08",
+        ),
+        ("f-%Y-%m.parquet", "in/f-%Y-%m.parquet", "      files:", "cannot stand here (file name without a directory"),
+        ("f-%Y-%m.parquet", "f-%Y-%m-%H.parquet", "      files:", "%Y, %m and %d ask for a file of each year"),
+        (
+            "    key: [id]\n",
+            "    key: [id]\n    key: [sched_dep]\n",
+            "key: [sched_dep]",
+            "key is here twice, first on line",
+        ),
     ],
 )
 def test_an_error_leads_to_its_line_and_says_what_would_be_right(two_origins, old, new, at, message):
@@ -125,6 +148,31 @@ def test_an_error_leads_to_its_line_and_says_what_would_be_right(two_origins, ol
         ("{column: flight_date, by: month}", "{column: day, by: month}", "day must be among `key`"),
         ("{column: flight_date, by: month}", "{column: flight_date, by: year}", "'year' is none of month"),
         ("references: dim_airline", "references: dim_airlines", "did you mean dim_airline"),
+        ("unknown: [flights.tailnum]", "unknown: [flights.tail]", "there is no column 'tail'.*did you mean tailnum"),
+        (
+            "timezone: America/New_York",
+            "timezone: America/NewYork",
+            "there is no time zone.*did you mean America/New_York",
+        ),
+        ("{name: airport_missing, ", "{name: carrier_missing,  ", "carrier_missing is the name of another one above"),
+        ("total: total", "totl: total", "unknown key: did you mean total"),
+        ('{from: "{from_utc}"', '{from: "{start}"', "{start} is none of {from}, {to}, {from_utc}, {to_utc}"),
+        (
+            "equals_rows_of: clean_flights",
+            "equals_rows_of: flights",
+            "there is no dataset 'flights'.*did you mean clean_flights",
+        ),
+        (
+            "columns: [carrier], references",
+            "columns: [carrier, dest], references",
+            "dim_airline has a key of 1: carrier",
+        ),
+        ("agg_delay_day, sum: flights, ", "agg_delay_day, ", "has `equals_count_of` .an audit has one of"),
+        (
+            "columns: {faa: string",
+            "columns: {faa: decimal(4,1)",
+            "in {…} a value with a comma is in quotation marks",
+        ),
         ("sum: flights", "sum: flihts", "there is no column 'flihts'.*did you mean flights"),
     ],
 )

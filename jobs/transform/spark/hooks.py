@@ -6,6 +6,7 @@ A function `clean_orders(rows: DataFrame) -> DataFrame` changes the raw rows of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -14,8 +15,13 @@ from pyspark.sql import DataFrame
 from jobs.transform.spark.session import Stage
 
 
+def hook(pipeline: str, dataset: str) -> Callable[[DataFrame], DataFrame] | None:
+    """The function of a pipeline for a dataset; None when it has none."""
+    name = f"jobs.pipelines.{pipeline}"
+    return getattr(import_module(name), dataset, None) if find_spec(name) else None
+
+
 def hooked(stage: Stage, dataset: str, rows: DataFrame) -> DataFrame:
     """The rows as the pipeline's hook for the dataset makes them; as they are when it has none."""
-    name = f"jobs.pipelines.{stage.run.pipeline}"
-    hook = getattr(import_module(name), dataset, None) if find_spec(name) else None
-    return hook(rows) if hook else rows
+    change = hook(stage.run.pipeline, dataset)
+    return change(rows) if change else rows

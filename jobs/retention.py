@@ -328,6 +328,13 @@ def text(items: list[Item], unknown: Iterable[str], applied: bool) -> str:
     return "\n\n".join(parts)
 
 
+def declared_or_retired(pipeline: str) -> Declaration:
+    """The declaration of a pipeline; of one that only the ledger knows any more what retention needs, the defaults."""
+    if pipeline in declaration.names():
+        return declaration.load(pipeline)
+    return Declaration(pipeline, "", "", "", 0, "UTC", sources={}, publish={}, audits=())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m jobs.retention", description="Remove what nothing needs any more.")
@@ -337,13 +344,16 @@ def main(argv: list[str] | None = None) -> int:
     for bucket in BUCKETS:
         parser.add_argument(f"--{bucket}", default=bucket, metavar="BUCKET", help=f"bucket of {bucket} objects")
     given = parser.parse_args(argv)
-    names = [given.pipeline] if given.pipeline else declaration.names()
-    if unknown := set(names) - set(declaration.names()):
-        parser.error(f"there is no pipeline {', '.join(unknown)}; there are {', '.join(declaration.names())}")
     s3 = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
     with psycopg.connect("", autocommit=True) as conn:
+        known = sorted(
+            {*declaration.names(), *(row[0] for row in conn.execute("select distinct pipeline from etl.run"))}
+        )
+        if given.pipeline and given.pipeline not in known:
+            parser.error(f"there is no pipeline {given.pipeline}; there are {', '.join(known)}")
+        names = [given.pipeline] if given.pipeline else known
         retention = Retention(
-            conn, s3, {bucket: getattr(given, bucket) for bucket in BUCKETS}, map(declaration.load, names)
+            conn, s3, {bucket: getattr(given, bucket) for bucket in BUCKETS}, map(declared_or_retired, names)
         )
         items = retention.plan()
         if given.apply:

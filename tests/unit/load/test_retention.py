@@ -11,6 +11,7 @@ from test_load_publish import go, load
 from warehouse_kit import flights
 
 from jobs import retention
+from jobs.declaration import Retention
 from jobs.load import ledger, publish, staging
 from tests import stores
 
@@ -212,3 +213,17 @@ def test_lineage_events_go_with_the_runs_that_nothing_needs(warehouse, lake):
     looked = look(warehouse, lake, datetime.now(UTC) + timedelta(days=800))
     looked.apply(looked.plan())
     assert warehouse.rows("select run_id from etl.lineage_event") == [("r1",)]
+
+
+def test_what_a_retired_pipeline_left_goes_by_the_defaults(warehouse, lake):
+    run = replace(warehouse.run("old", "2013-01-01", "2013-02-01"), pipeline="meters")
+    ledger.start_run(warehouse.conn, run)
+    ledger.finish_run(warehouse.conn, run, "failed", "for the test")
+    plant(lake, "old")
+    assert look(warehouse, lake).plan() == [], "of other pipelines alone"
+    retired = retention.declared_or_retired("meters")
+    assert (retired.retention, retired.publish) == (Retention(), {})
+    assert {item.kind for item in look(warehouse, lake, declared=retired).plan() if item.objects} == {
+        f"{bucket} objects" for bucket in retention.BUCKETS
+    }
+    assert retention.declared_or_retired("flights") == warehouse.declaration

@@ -1,0 +1,1 @@
+drop function etl.retire_pipeline(text, text[]);

@@ -139,7 +139,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Retention:
-    """Days that what nothing published needs stays, by kind."""
+    """Days that what nothing published needs stays, by kind; how many files of a table a needed run keeps in curated."""
 
     raw: int = 365
     curated: int = 30
@@ -147,6 +147,7 @@ class Retention:
     attempts: int = 7
     staging: int = 7
     ledger: int = 730
+    files: int = 32
 
 
 @dataclass(frozen=True)

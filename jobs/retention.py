@@ -1,4 +1,5 @@
-"""What no published partition, no kept version and no running run needs any more goes after the days that its pipeline declares.
+"""What no published partition, no kept version and no running run needs any more goes after the days that its pipeline declares; what is
+needed and in many small files is rewritten as few.
 
     python -m jobs.retention [--apply] [--pipeline flights]
 
@@ -26,7 +27,7 @@ from botocore.config import Config
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from jobs import declaration
+from jobs import compaction, declaration
 from jobs.declaration import Declaration
 from jobs.load.statements import staged_name
 from jobs.load.summary import table
@@ -34,6 +35,7 @@ from jobs.load.summary import table
 RUN_OF = re.compile(r"(?:^|/)run_id=([^/]+)/attempt=(\d+)/|^_stages/([^/]+)/(\d+)/|^_replay/([^/]+)/")
 BUCKETS = ("raw", "curated", "quarantine")
 BATCH = 1000
+SMALL = 32 * 1024 * 1024  # bytes of a file on average, above which files are left as they are
 RUNS = """
 select r.run_id, r.pipeline, r.state, coalesce(r.finished_at, r.started_at) as ended_at, r.state = 'running' as running,
     exists (select from etl.publication as p where p.run_id = r.run_id)
@@ -78,7 +80,7 @@ from pg_class as c where c.relnamespace = 'staging'::regnamespace and c.relkind 
 
 @dataclass
 class Item:
-    """Something that goes: a prefix of objects, a table, rows of the ledger. `why` is the rule with its days."""
+    """Something that goes (or is rewritten): a prefix of objects, a table, rows of the ledger. `why` is the rule with its days."""
 
     kind: str
     pipeline: str | None
@@ -110,16 +112,26 @@ class Retention:
         for row in self._rows(USED):
             self.used.setdefault((row["run_id"], row["bucket"]), set()).add(row["prefix"])
         self.unknown: set[str] = set()
+        self.files: dict[str, list[int]] = {}  # sizes of Parquet files in curated, by prefix
+        self.attempts: dict[str, int] = {}  # the highest number of a run's attempts in curated
 
     def plan(self) -> list[Item]:
         """What would go, in the order in which it goes."""
         objects = [item for bucket in BUCKETS for item in self._objects(bucket)]
-        return [*objects, *self._staging(), *self._unpublished(), *self._history(), *self._events(), *self._old_runs()]
+        return [
+            *objects,
+            *self._small_files(),
+            *self._staging(),
+            *self._unpublished(),
+            *self._history(),
+            *self._events(),
+            *self._old_runs(),
+        ]
 
     def apply(self, items: Iterable[Item]) -> None:
         """Remove what a plan names and note it in etl.retention."""
         for item in items:
-            getattr(self, f"_drop_{item.kind.partition(' ')[0]}")(item)
+            getattr(self, f"_do_{item.kind.partition(' ')[0]}")(item)
             with self.conn.transaction():
                 self.conn.execute(
                     "insert into etl.retention (kind, pipeline, what, object_count, byte_count, row_count) values (%s, %s, %s, %s, %s, %s)",
@@ -170,6 +182,10 @@ class Retention:
                 continue
             run_id = match[1] or match[3] or match[5]
             run = self.runs.get(run_id)
+            if bucket == "curated" and match[2]:
+                self.attempts[run_id] = max(self.attempts.get(run_id, 0), int(match[2]))
+                if entry["Key"].endswith(".parquet") and entry["Size"]:
+                    self.files.setdefault(entry["Key"][: match.end(2)], []).append(entry["Size"])
             if run is None:
                 self.unknown.add(f"{bucket}: {run_id}")
                 continue
@@ -201,6 +217,18 @@ class Retention:
         if superseded and run["published_once"] and self._older(run, "attempts"):
             return f"another attempt was taken (attempts: {self._days(run['pipeline'], 'attempts')} days)"
         return None
+
+    def _small_files(self) -> Iterator[Item]:
+        """Prefixes that the ledger names, of runs that are needed, with more files than declared; known once objects were looked at."""
+        for prefix, sizes in self.files.items():
+            run = self.runs.get(RUN_OF.search(f"{prefix}/")[1])
+            if run is None or not self._concerns(run["pipeline"]) or run["running"] or run["run_id"] not in self.needed:
+                continue
+            named = prefix in self.used.get((run["run_id"], "curated"), ())
+            most = self._days(run["pipeline"], "files")
+            if named and len(sizes) > most and sum(sizes) / len(sizes) < SMALL and self._older(run, "attempts"):
+                place, why = f"s3://{self.buckets['curated']}/{prefix}/", f"rewritten as few (files: at most {most})"
+                yield Item("files in curated", run["pipeline"], place, why, objects=len(sizes), bytes=sum(sizes))
 
     def _staging(self) -> Iterator[Item]:
         suffixes = {staged_name("", run_id): run for run_id, run in self.runs.items()}
@@ -258,9 +286,9 @@ class Retention:
                 days = self._days(run["pipeline"], "ledger")
                 yield Item("run", run["pipeline"], run["run_id"], f"published nothing (ledger: {days} days)", rows=1)
 
-    # How it goes; the first word of an item's kind names the method
+    # What is done; the first word of an item's kind names the method
 
-    def _drop_objects(self, item: Item) -> None:
+    def _do_objects(self, item: Item) -> None:
         bucket = item.what.removeprefix("s3://").partition("/")[0]
         for start in range(0, len(item.keys), BATCH):
             keys = [{"Key": key} for key in item.keys[start : start + BATCH]]
@@ -270,26 +298,32 @@ class Retention:
                     f"{len(errors)} objects of {item.what} stay, such as {errors[0]['Key']}: {errors[0]['Message']}"
                 )
 
-    _drop_raw = _drop_curated = _drop_quarantine = _drop_objects
+    _do_raw = _do_curated = _do_quarantine = _do_objects
 
-    def _drop_staging(self, item: Item) -> None:
+    def _do_files(self, item: Item) -> None:
+        bucket, _, prefix = item.what.removeprefix("s3://").rstrip("/").partition("/")
+        run_id = RUN_OF.search(f"{prefix}/")[1]
+        self.attempts[run_id] += 1
+        compaction.compact(self.conn, self.s3, bucket, run_id, prefix, self.attempts[run_id])
+
+    def _do_staging(self, item: Item) -> None:
         with self.conn.transaction():
             self.conn.execute(sql.SQL("drop table if exists {}").format(sql.Identifier("staging", item.what)))
 
-    def _drop_unpublished(self, item: Item) -> None:
+    def _do_unpublished(self, item: Item) -> None:
         with self.conn.transaction():
             self.conn.execute("select etl.drop_unpublished(%s)", (int(item.what),))
 
-    def _drop_history(self, item: Item) -> None:
+    def _do_history(self, item: Item) -> None:
         keep = next(one.publish[item.what].history for one in self.declared.values() if item.what in one.publish)
         with self.conn.transaction():
             self.conn.execute("select etl.prune_history(%s, %s)", (item.what, keep))
 
-    def _drop_events(self, item: Item) -> None:
+    def _do_events(self, item: Item) -> None:
         with self.conn.transaction():
             self.conn.execute(DELETE_EVENTS, self._event_parameters(item.what))
 
-    def _drop_run(self, item: Item) -> None:
+    def _do_run(self, item: Item) -> None:
         with self.conn.transaction():
             self.conn.execute("delete from etl.run where run_id = %s and state <> 'running'", (item.what,))
 

@@ -1,6 +1,7 @@
 """The journal of publications, in the object store: what stands when the warehouse is brought back to an earlier moment.
 
-One object for every event, never overwritten: `s3://<curated>/_publications/<run_id>/<moment>-<event>.json`. An event is one of
+One object for every event: `s3://<curated>/_publications/<run_id>/<moment>-<event>.json`, put again only when the rows of the run are
+to be read from another place (jobs.compaction). An event is one of
 
     published   the run's publication committed; `ledger` holds all that the ledger knows of the run, so that it can be entered again
     undone      the run was taken back

@@ -1,18 +1,21 @@
 """Retention on a real warehouse and a real object store: old things go, needed ones never."""
 
+import io
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
 
 import boto3
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from botocore.config import Config
 from test_load_publish import go, load
-from warehouse_kit import flights
+from warehouse_kit import SCHEMAS, flights
 
-from jobs import retention
+from jobs import compaction, retention
 from jobs.declaration import Retention
-from jobs.load import ledger, publish, staging
+from jobs.load import journal, ledger, publish, staging
 from tests import stores
 
 JAN, FEB, MAR = (date(2013, month, 1) for month in (1, 2, 3))
@@ -227,3 +230,68 @@ def test_what_a_retired_pipeline_left_goes_by_the_defaults(warehouse, lake):
         f"{bucket} objects" for bucket in retention.BUCKETS
     }
     assert retention.declared_or_retired("flights") == warehouse.declaration
+
+
+def spread(lake, run, rows, files):
+    """A published run's facts as so many files in the bucket, named by the ledger; returns their prefix."""
+    prefix = f"fact_flight/dt=2013-01-01/run_id={run.run_id}/attempt=3"
+    for number in range(files):
+        out = io.BytesIO()
+        parquet.write_table(pa.Table.from_pylist(rows[number::files], schema=SCHEMAS["fact_flight"]), out)
+        lake.s3.put_object(Bucket=lake.buckets["curated"], Key=f"{prefix}/part-{number}.parquet", Body=out.getvalue())
+    lake.put("curated", f"{prefix}/_SUCCESS")
+    return prefix
+
+
+def test_small_files_are_rewritten_and_hold_the_same_rows(warehouse, lake):
+    run, rows = warehouse.run("r1", "2013-01-01", "2013-02-01"), flights(JAN, FEB)
+    go(warehouse, run, rows)
+    prefix = spread(lake, run, rows, 33)
+    assert not look(warehouse, lake, datetime.now(UTC) + timedelta(days=6)).plan(), "it is young"
+    looked = look(warehouse, lake, datetime.now(UTC) + timedelta(days=8))
+    plan = looked.plan()
+    assert [(item.kind, item.objects, item.what.endswith(f"/{prefix}/")) for item in plan] == [
+        ("files in curated", 33, True)
+    ]
+    looked.apply(plan)
+    (place,) = {row[0] for row in warehouse.rows("select prefix from etl.run_stage where dataset = 'fact_flight'")}
+    assert place == f"s3a://curated/{prefix[:-1]}4"
+    new = {key for key in lake.keys("curated") if key.startswith(f"{prefix[:-1]}4/")}
+    assert new == {f"{prefix[:-1]}4/part-00000.parquet", f"{prefix[:-1]}4/_SUCCESS"}
+    body = lake.s3.get_object(Bucket=lake.buckets["curated"], Key=f"{prefix[:-1]}4/part-00000.parquet")["Body"].read()
+    found = parquet.read_table(io.BytesIO(body))
+    assert found.schema.equals(SCHEMAS["fact_flight"])
+    expected = pa.Table.from_pylist(rows, schema=SCHEMAS["fact_flight"])
+    assert found.sort_by("flight_id").equals(expected.sort_by("flight_id"))
+    (event,) = journal.read(lake.s3, lake.buckets["curated"])
+    prefixes = {row["prefix"] for row in event["ledger"]["tables"]["run_stage"] if row["dataset"] == "fact_flight"}
+    assert prefixes == {place}, "a restore would read from there"
+    looked = look(warehouse, lake, datetime.now(UTC) + timedelta(days=8))
+    assert [(i.kind, i.objects, i.what[-11:]) for i in looked.plan()] == [("curated objects", 34, "/attempt=3/")], (
+        "former files go"
+    )
+
+
+def test_a_compaction_that_was_killed_is_done_again(warehouse, lake, monkeypatch):
+    run, rows = warehouse.run("r1", "2013-01-01", "2013-02-01"), flights(JAN, FEB)
+    go(warehouse, run, rows)
+    prefix = spread(lake, run, rows, 33)
+
+    def killed(*_args, **_named):
+        raise KeyboardInterrupt
+
+    later = datetime.now(UTC) + timedelta(days=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction, "_rows", killed)  # written, and neither checked nor sealed
+        with pytest.raises(KeyboardInterrupt):
+            looked = look(warehouse, lake, later)
+            looked.apply(looked.plan())
+    looked = look(warehouse, lake, later)
+    plan = looked.plan()
+    assert {(item.kind, item.what[-11:]) for item in plan} == {
+        ("files in curated", "/attempt=3/"),
+        ("curated objects", "/attempt=4/"),
+    }
+    looked.apply(plan)
+    (place,) = {row[0] for row in warehouse.rows("select prefix from etl.run_stage where dataset = 'fact_flight'")}
+    assert place == f"s3a://curated/{prefix[:-1]}5"

@@ -20,7 +20,7 @@ import pyarrow.parquet as parquet
 from jobs.declaration import Source
 from jobs.extract.landing import period_of
 from jobs.extract.manifest import Run
-from jobs.extract.records import csv_spans, json_spans
+from jobs.extract.records import csv_spans, json_spans, line_spans
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def _records(file: BinaryIO, name: str, source: Source, run: Run) -> int:
         if source.format == "parquet":
             return parquet.ParquetFile(file).metadata.num_rows
         content = file.read()
-        return max(len(csv_spans(content)) - 1, 0) if source.format == "csv" else len(json_spans(content))
+        spans = {"csv": csv_spans, "json": json_spans, "jsonl": line_spans}[source.format](content)
+        return max(len(spans) - 1, 0) if source.format == "csv" else len(spans)
     if source.format == "parquet":
         table = parquet.ParquetFile(file)
         if source.interval not in table.schema_arrow.names:
@@ -122,10 +123,21 @@ def _records(file: BinaryIO, name: str, source: Source, run: Run) -> int:
         ]
         place = fields[0].index(source.interval) if fields and source.interval in fields[0] else None
         moments = [row[place] if place is not None and place < len(row) else None for row in fields[1:]]
+    elif source.format == "jsonl":
+        content = file.read()
+        moments = [_moment(content[start:end], source.interval) for start, end in line_spans(content)]
     else:
         moments = [row.get(source.interval) for row in json.load(file)]
     period = period_of(name, source, run.interval_from, run.interval_to)
     return sum(_belongs(moment, run, period) for moment in moments)
+
+
+def _moment(line: bytes, name: str) -> Any:
+    """A field of a line of JSON; None where there is none, or the line is no JSON object."""
+    try:
+        return json.loads(line).get(name)
+    except (ValueError, AttributeError):
+        return None
 
 
 def _belongs(moment: Any, run: Run, period: tuple[datetime, datetime] | None) -> bool:

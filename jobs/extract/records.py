@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+LINE = re.compile(rb"[^\r\n]*[^\s][^\r\n]*")
 CSV_END = re.compile(rb"\r\n|\n|\r|$")
 JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{},]|[^\s\[\]{},"]+|"', re.DOTALL)
 
@@ -26,6 +27,11 @@ def csv_spans(content: bytes, delimiter: bytes = b",") -> list[tuple[int, int]]:
             spans.append((start, at))
         at = start = CSV_END.match(content, at).end()
     return spans
+
+
+def line_spans(content: bytes) -> list[tuple[int, int]]:
+    """(start, end) of every line that is not blank (JSON lines)."""
+    return [match.span() for match in LINE.finditer(content)]
 
 
 def json_spans(content: bytes) -> list[tuple[int, int]]:

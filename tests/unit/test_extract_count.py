@@ -92,6 +92,8 @@ def test_files_are_counted_by_their_records():
     assert count.of_files(delivered({"a.csv.gz": gzip.compress(b"h\n1\n2\n")}), airlines, RUN, ["a.csv.gz"]).rows == 2
     assert count.of_files(delivered({"a.csv": b""}), airlines, RUN, ["a.csv"]).rows == 0
     assert count.of_files(delivered({"a": b'[{"faa": 1}, {}]'}), FLIGHTS.sources["airports"], RUN, ["a"]).rows == 2
+    lines = SimpleNamespace(format="jsonl", connection="landing", interval=None)
+    assert count.of_files(delivered({"a": b'{"a": 1}\r\n\n{"a": [2,\n'}), lines, RUN, ["a"]).rows == 2
     rows = SimpleNamespace(format="parquet", connection="landing", interval=None)
     assert count.of_files(delivered({"a": table.getvalue(), "b": table.getvalue()}), rows, RUN, ["a", "b"]).rows == 14
 
@@ -120,6 +122,10 @@ def test_of_a_file_the_rows_of_the_run_count():
         count.of_files(delivered({"flights-2013-01.csv": lines.encode()}), source, part, ["flights-2013-01.csv"]).rows
         == 3
     )
+    lines = "".join(json.dumps({"sched_dep": day and str(day)}) + "\n" for day in days) + "broken\n"
+    source = replace(FLIGHTS.sources["flights_files"], format="jsonl", files="flights-%Y-%m.jsonl")
+    names = ["flights-2013-01.jsonl"]
+    assert count.of_files(delivered({names[0]: lines.encode()}), source, part, names).rows == 3 + 1
 
 
 class Api:

@@ -377,6 +377,22 @@ ORIGINALS = {
 }
 
 
+def test_of_json_lines_the_broken_ones_are_put_aside(spark, lake):
+    source = replace(AIRPORT_SOURCE, format="jsonl", files="airports.jsonl")
+    lines = [*map(json.dumps, AIRPORTS), '{"faa": "cut', "", json.dumps({**AIRPORTS[0], "faa": None})]
+    path = raw_file(lake, "airports.jsonl", "\n".join(lines).encode())
+    (group,) = raw_rows.read(spark, source, {path: "airports.jsonl"})
+    counts, retyped = clean_data.count(group.rows, source)
+    accepted, rejected = clean_data.clean(group.rows, source)
+    rows = originals.attach(rejected, source.format, [path]).collect()
+    assert sorted(row["faa"] for row in accepted.collect()) == ["EWR", "IAH"]
+    assert {row["original"]: row["rule"] for row in rows} == {
+        '{"faa": "cut': "unreadable_row",
+        lines[-1]: "faa_missing",
+    }
+    assert (counts, retyped) == ({"airports.jsonl": 4}, [])
+
+
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_a_rejected_record_keeps_its_bytes_and_its_place(spark, lake, name):
     file, content, expected = ORIGINALS[name]

@@ -302,7 +302,7 @@ def replay_source(stage: Stage, source: Source, given: dict) -> None:
 def read_quarantined(stage: Stage, source: Source, entry: dict) -> DataFrame:
     """Read quarantined rows as if from their raw files: parsed anew from the original, or by the types of the raw files."""
     lines = stage.spark.read.schema(QUARANTINED).json(entry["prefix"]).where(F.col("rule").isin(entry["rules"]))
-    if source.format in ("csv", "json"):
+    if source.format in raw.TEXT:
         # a record of CSV has the columns of its file, in their order
         like = list(_paths(stage, [entry["like"]], source))[:1] if source.format == "csv" and entry.get("like") else []
         names = list(raw.columns_of(stage.spark, source, like[0])) if like else list(source.columns)

@@ -14,9 +14,10 @@ from urllib.parse import unquote
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from jobs.extract.records import csv_spans, json_spans
+from jobs.extract.records import csv_spans, json_spans, line_spans
 
 UNREADABLE = "_unreadable"
+SPANS = {"csv": csv_spans, "json": json_spans, "jsonl": line_spans}
 TEXT, BASE64, RECORD = "text", "base64", "record"
 
 
@@ -28,7 +29,7 @@ def attach(rejected: DataFrame, kind: str, paths: list[str]) -> DataFrame:
     A file with rejected rows is read whole, by one task.
     """
     schema = f"{', '.join(f'{name} {of}' for name, of in rejected.dtypes)}, original string, original_is string"
-    if kind not in ("csv", "json"):
+    if kind not in SPANS:
         return rejected.withColumn("original", F.col("source_row")).withColumn("original_is", F.lit(RECORD))
     wanted = {_name(row[0]) for row in rejected.select("source_file").distinct().collect()}
     files = rejected.sparkSession.read.format("binaryFile").load([path for path in paths if _name(path) in wanted])
@@ -51,8 +52,8 @@ def _of_file(kind: str, pair: tuple[str, tuple[Iterable[bytes], Iterable[Row]]])
 
 def _records(kind: str, name: str, content: bytes) -> Iterator[bytes]:
     content = gzip.decompress(content) if name.endswith(".gz") else content
-    spans = csv_spans(content)[1:] if kind == "csv" else json_spans(content)
-    return (content[start:end] for start, end in spans)
+    spans = SPANS[kind](content)
+    return (content[start:end] for start, end in (spans[1:] if kind == "csv" else spans))
 
 
 def original(kind: str, records: list[bytes], number: int, fields: dict[str, Any]) -> tuple[str, str]:

@@ -23,7 +23,8 @@ FILE, BLOCK, RECORD = ORIGIN = ("_file", "_block", "_record")
 IDS_OF_A_PARTITION = 2**33 - 1
 # Spark's own reader, by class: the name "avro" asks for a further jar that adds only SQL functions.
 AVRO = "org.apache.spark.sql.avro.AvroFileFormat"
-TEXT = ("csv", "json")
+JSON = ("json", "jsonl")  # a document, or one for each line
+TEXT = ("csv", *JSON)
 INTEGERS = ("tinyint", "smallint", "int", "bigint")
 FRACTIONS = ("float", "double", "decimal")
 # Types whose values are values of the declared one; whether each value fits is seen row by row.
@@ -114,8 +115,9 @@ def columns_of(spark: SparkSession, source: Source, path: str) -> dict[str, str]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise StageError(f"{source.name} ({path}): the header names {', '.join(twice)} more than once")
         return dict.fromkeys(names, "string")
-    if source.format == "json":
-        inferred = spark.read.option("multiLine", True).option("primitivesAsString", True).json(path).schema
+    if source.format in JSON:
+        reader = spark.read.option("multiLine", source.format == "json").option("primitivesAsString", True)
+        inferred = reader.json(path).schema
         return {name: "string" for name in _records(source, inferred) if name != "_corrupt_record"}
     reader = spark.read.parquet(path) if source.format == "parquet" else spark.read.format(AVRO).load(path)
     return dict(reader.dtypes)
@@ -137,7 +139,7 @@ def _records(source: Source, schema: StructType) -> list[str]:
 
 def differences(source: Source, columns: dict[str, str]) -> Iterator[Drift]:
     """How the columns of a file differ from the declared ones; nothing is declared, or nothing found: no difference."""
-    if not source.columns or (not columns and source.format == "json"):
+    if not source.columns or (not columns and source.format in JSON):
         return
     for name, kind in columns.items():
         if name not in source.columns:
@@ -163,7 +165,7 @@ def _rows(spark: SparkSession, source: Source, columns: dict[str, str], paths: l
     record = record.bitwiseAND(F.lit(IDS_OF_A_PARTITION))
     if source.format not in TEXT:
         return _with_origin(spark.read.format(AVRO).load(paths), block, record)
-    reader = spark.read.option("columnNameOfCorruptRecord", UNREADABLE).option("multiLine", True)
+    reader = spark.read.option("columnNameOfCorruptRecord", UNREADABLE).option("multiLine", source.format != "jsonl")
     if source.format == "csv":
         reader = reader.schema(_strings([*columns, UNREADABLE])).option("columnPruning", False)
         return _with_origin(reader.csv(paths, header=True, escape='"', encoding=source.encoding), block, record)

@@ -54,3 +54,16 @@ def test_a_run_that_waits_says_for_which_one():
     assert last["state"] == "success"
     assert said[0] == "  it waits for run other: a pipeline has one run at a time"
     assert len(said) == 2 and "start" in said[1], "told once, and then the tasks"
+
+
+@pytest.mark.parametrize(("silence", "state"), [(300, "success"), (-1, None)])
+def test_a_run_is_followed_while_airflow_starts_again(silence, state, monkeypatch):
+    said, refused = [], {"failed": True, "msg": "connection refused"}
+    looks = iter([refused, refused, {"state": "success", "waits_for": [], "tasks": []}])
+    module = plugin("action")
+    monkeypatch.setattr(module, "SILENCE", silence)
+    follower = SimpleNamespace(_display=SimpleNamespace(display=said.append), _look=lambda *_: next(looks))
+    first = {"run_id": BASE, "state": "running", "waits_for": [], "tasks": []}
+    last = module.ActionModule._follow(follower, first, {"interval": 0}, {})
+    assert last.get("state") == state
+    assert said == ["  Airflow does not answer, which does not end the run: connection refused"]

@@ -9,8 +9,7 @@ from ansible.plugins.action import ActionBase
 
 ENDED = ("success", "failed")
 DONE = ("success", "failed", "upstream_failed", "skipped", "removed")
-
-
+SILENCE = 300  # seconds for which Airflow may not answer while it runs: it may be starting again
 SHOWN = ("running", "up_for_retry", *DONE)
 
 
@@ -54,6 +53,7 @@ class ActionModule(ActionBase):
     def _follow(self, first, arguments, task_vars):
         """Look at the run until it has ended; returns the last look."""
         began, states, look, told = time.monotonic(), {}, first, []
+        silent_since = None
         while True:
             if look["waits_for"] and look["waits_for"] != told:
                 told = look["waits_for"]
@@ -67,9 +67,14 @@ class ActionModule(ActionBase):
             if elapsed > int(arguments.get("timeout", 7200)):
                 raise AnsibleActionFail(f"run {first['run_id']} has not ended after {elapsed:.0f} s; Airflow goes on")
             time.sleep(int(arguments.get("interval", 3)))
-            look = self._look({**arguments, "run_id": first["run_id"]}, task_vars)
-            if look.get("failed"):
-                return look
+            answer = self._look({**arguments, "run_id": first["run_id"]}, task_vars)
+            if not answer.get("failed"):
+                look, silent_since = answer, None
+            elif silent_since is None:
+                silent_since = time.monotonic()
+                self._display.display(f"  Airflow does not answer, which does not end the run: {answer.get('msg')}")
+            elif time.monotonic() - silent_since > SILENCE:
+                return answer
 
     def _look(self, arguments, task_vars):
         return self._execute_module(module_name="airflow_dag_run", module_args=arguments, task_vars=task_vars)

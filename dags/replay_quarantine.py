@@ -103,11 +103,11 @@ def load_staging() -> dict[str, int]:
     return rows
 
 
-@task(task_id="audit", retries=0)
+@task(task_id="audit")
 def check() -> int:
     """Check the staged rows; a failed audit ends the run here, with nothing published. Returns how many there were."""
     with platform.warehouse() as connection:
-        return len(audit.check(connection, declared(), current_run()))
+        return platform.audited(lambda: audit.check(connection, declared(), current_run()))
 
 
 @task(task_id="publish")

@@ -136,6 +136,8 @@ class Steps:
             run = self.current_run()
             with platform.warehouse() as connection:
                 ledger.start_run(connection, run)
+                for other in ledger.close_ended(connection, run, platform.end_of):
+                    print(f"run {other} was open in the ledger and has ended: closed")
             return {"run_id": run.run_id, "from": str(run.interval_from), "to": str(run.interval_to)}
 
         return start()
@@ -207,11 +209,11 @@ class Steps:
         return load_staging()
 
     def audit(self) -> Any:
-        @task(task_id="audit", retries=0)
+        @task(task_id="audit")
         def check() -> int:
             """Check the staged rows; a failed audit ends the run here, with nothing published. Returns how many there were."""
             with platform.warehouse() as connection:
-                return len(audit.check(connection, self.declaration, self.current_run()))
+                return platform.audited(lambda: audit.check(connection, self.declaration, self.current_run()))
 
         return check()
 

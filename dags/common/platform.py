@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import partial
@@ -17,6 +17,7 @@ from structlog.contextvars import bind_contextvars
 
 from jobs.declaration import Declaration, Source
 from jobs.extract import count, landing, request
+from jobs.load.audit import AuditFailed
 from jobs.load.ledger import Run, run_id_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,29 @@ def run_of(declaration: Declaration, context: dict[str, Any]) -> Run:
         interval_from=start,
         interval_to=end,
     )
+
+
+def end_of(dag_run_id: str) -> str | None:
+    """How a run of the executing task's DAG ended; None while it has not, or when Airflow knows none of that id."""
+    from airflow.sdk import get_current_context
+    from airflow.sdk.exceptions import AirflowRuntimeError
+
+    ti = get_current_context()["ti"]
+    try:
+        state = ti.get_dagrun_state(dag_id=ti.dag_id, run_id=dag_run_id)
+    except AirflowRuntimeError:  # a run of another DAG: a replay
+        return None
+    return str(state) if state in ("success", "failed") else None
+
+
+def audited(results: Callable[[], list[Any]]) -> int:
+    """How many audits passed; what did not pass ends the run at once: a repetition would find the same rows."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    try:
+        return len(results())
+    except AuditFailed as error:
+        raise AirflowFailException(str(error)) from error
 
 
 def _bound(params: dict[str, Any], name: str) -> datetime:

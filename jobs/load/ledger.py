@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -199,6 +199,35 @@ def finish_run(conn: psycopg.Connection, run: Run, state: str, error: str | None
             "update etl.run set state = %s, error = %s, finished_at = now() where run_id = %s",
             (state, error, run.run_id),
         )
+
+
+def close_ended(conn: psycopg.Connection, run: Run, end_of: Callable[[str], str | None]) -> list[str]:
+    """Close the other runs of the pipeline that are open here and have ended all the same, killed before they could say so.
+
+    `end_of` returns how Airflow's run of an id ended, None while it has not. Returns the ids of what was closed.
+    """
+    with conn.transaction():
+        others = conn.execute(
+            "select run_id, dag_run_id from etl.run where pipeline = %s and state = 'running' and run_id <> %s order by 1",
+            (run.pipeline, run.run_id),
+        ).fetchall()
+    ends = {run_id: end for run_id, dag_run_id in others if (end := end_of(dag_run_id))}
+    with conn.transaction():
+        for run_id, end in ends.items():
+            conn.execute(
+                """
+                update etl.run as r set
+                    state = case when p.published then 'published' else 'failed' end,
+                    error = case when not p.published then %(error)s end,
+                    finished_at = now()
+                from (
+                    select exists (select from etl.publication where run_id = %(run_id)s and undone_at is null) as published
+                ) as p
+                where r.run_id = %(run_id)s and r.state = 'running'
+                """,
+                {"run_id": run_id, "error": f"ended as {end} in Airflow without a word here; seen by run {run.run_id}"},
+            )
+    return list(ends)
 
 
 def _mapping(manifest: Any) -> dict[str, Any]:

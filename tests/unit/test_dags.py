@@ -92,7 +92,7 @@ def test_the_owner_can_be_reached(declared, dag):
 def test_every_task_has_owner_retries_limit_and_docs(declared, dag):
     for task in dag.tasks:
         assert task.owner == declared.owner, task.task_id
-        assert task.retries >= 1 or task.task_id == "publish.audit", f"{task.task_id} is not retried"
+        assert task.retries >= 1, f"{task.task_id} is not retried"
         assert timedelta(0) < task.execution_timeout <= timedelta(hours=2), task.task_id
         assert task.doc_md, f"{task.task_id} has no documentation"
         assert task.on_execute_callback, f"{task.task_id}'s log lines would not name the release"
@@ -115,6 +115,28 @@ def test_tasks_and_their_order(declared, dag):
     for source in sources:
         assert dag.get_task(source).upstream_task_ids == {"start"}
     assert dag.get_task("transform.clean_data").upstream_task_ids == sources
+
+
+def test_a_failed_audit_ends_the_run_and_one_that_died_does_not(platform):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from jobs.load.audit import AuditFailed, Result
+
+    results = [Result("flights", "balance", False, "2 rows", "1 row")]
+
+    def failed():
+        raise AuditFailed(results)
+
+    def lost():
+        raise ConnectionError("the server closed the connection")
+
+    assert platform.audited(lambda: results) == 1
+    with pytest.raises(
+        AirflowFailException, match="1 of 1 audits failed: balance of flights: expected 2 rows, found 1 row"
+    ):
+        platform.audited(failed)
+    with pytest.raises(ConnectionError):
+        platform.audited(lost)
 
 
 def test_spark_applications_are_those_of_the_release(declared, dag):

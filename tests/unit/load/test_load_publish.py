@@ -454,6 +454,28 @@ def test_interrupted_at_every_statement(warehouse, monkeypatch):
     assert warehouse.rows("select count(*) from pg_tables where tablename like 'fact_flight_2%'") == [(4,)]
 
 
+def test_what_ended_without_a_word_is_closed_by_the_next_run(warehouse):
+    """Killed before it published, killed after it, still going, and one that Airflow knows nothing of."""
+    for name in ("dead", "live", "unknown"):
+        ledger.start_run(warehouse.conn, warehouse.run(name, "2013-01-01", "2013-02-01"))
+    done = warehouse.run("done", "2013-01-01", "2013-02-01")
+    load(warehouse, done, flights(JAN, FEB))
+    publish.publish(warehouse.conn, warehouse.declaration, done)
+    ends = {"manual__dead": "failed", "manual__done": "failed", "manual__live": None}
+    run = warehouse.run("next", "2013-01-01", "2013-02-01")
+    ledger.start_run(warehouse.conn, run)
+    assert ledger.close_ended(warehouse.conn, run, ends.get) == ["dead", "done"]
+    assert ledger.close_ended(warehouse.conn, run, ends.get) == []
+    rows = warehouse.rows("select run_id, state, error, finished_at is null from etl.run order by 1")
+    assert rows == [
+        ("dead", "failed", "ended as failed in Airflow without a word here; seen by run next", False),
+        ("done", "published", None, False),
+        ("live", "running", None, True),
+        ("next", "running", None, True),
+        ("unknown", "running", None, True),
+    ]
+
+
 def test_history_is_kept_as_long_as_declared(warehouse):
     for number in range(6):
         go(warehouse, warehouse.run(f"r{number}", "2013-01-01", "2013-02-01"), flights(JAN, FEB, delay=number))

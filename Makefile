@@ -18,7 +18,7 @@ tests     = $(1:%=tests/system/test_%.py)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-upgrade test-system test-terraform test test-all bench psql credentials ssh lock dashboards pictures clean
+.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-upgrade test-system test-terraform test test-all test-chaos bench psql credentials ssh lock dashboards pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,9 @@ test-all: setup ## the gate, the slow system tests and the workflow check
 
 test-slow: setup
 	$(timed) $(BIN)/pytest tests/system -m slow $(ARGS)
+
+test-chaos: setup ## on that deployment: everything that takes part in a run, killed at each of its steps (hours)
+	$(timed) $(BIN)/pytest $(call tests,chaos) $(ARGS)
 
 lint-workflows: setup
 	$(timed) go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 -color

@@ -126,7 +126,7 @@ def poll(connection: psycopg.Connection, month: dict[str, str], seen: Seen) -> N
         published, runs = connection.execute(SOURCE, month).fetchone()
     seen.polls += 1
     seen.mixes += mixes
-    if runs != [published]:
+    if (runs or [None]) != [published]:
         seen.mixes.append((month["partition"], published, runs))
     if seen.runs[-1:] != [published]:
         seen.runs.append(published)
@@ -170,10 +170,11 @@ def statements_die(platform: Deployed) -> Iterator[None]:
         f"/run/systemd/system/{SCHEDULER}.d",
     )
     restart = f"systemctl daemon-reload && systemctl restart {SCHEDULER}"
+    setting = f"[Service]\\nEnvironment=PYTHONPATH={directory} ETL_CHAOS={PLAN}\\n"
     platform.run(
         host,
         f"mkdir -p {directory} {drop_in} && cat > {directory}/sitecustomize.py <<'SHIM'\n{SHIM.read_text()}SHIM\n"
-        f"printf '[Service]\\nEnvironment=PYTHONPATH={directory} ETL_CHAOS={PLAN}\\n' > {drop_in}/chaos.conf && {restart}",
+        f"chmod 755 {directory} && chmod 644 {directory}/* && printf '{setting}' > {drop_in}/chaos.conf && {restart}",
     )
     try:
         yield

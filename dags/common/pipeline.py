@@ -143,7 +143,8 @@ class Steps:
         return start()
 
     def extract(self, source: Source) -> Any:
-        @task(task_id=source.name, execution_timeout=timedelta(minutes=30))
+        # Once more than other tasks: NiFi takes a minute or two to start again.
+        @task(task_id=source.name, retries=3, execution_timeout=timedelta(minutes=30))
         def extract_dataset() -> str:
             """Ask NiFi for the dataset and wait for its sealed manifest, whose URL it returns; one that is there already is reused.
 

@@ -1,5 +1,7 @@
 """Pipelines as declared in jobs/pipelines/<name>.yml, checked against jobs/pipelines/schema.json.
 
+`python -m jobs.declaration` checks them and prints what they connect to, as JSON.
+
 >>> declaration = load("flights")
 >>> declaration.sources["planes"].connection
 'planes_db'
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -223,6 +226,22 @@ def load_all(directory: Path = PIPELINES) -> list[Declaration]:
             if owner != declaration.pipeline:
                 raise error_at(path, ["publish", table], f"the pipeline {owner} publishes a table of that name")
     return found
+
+
+def connections(directory: Path = PIPELINES) -> Iterator[dict[str, str]]:
+    """What every origin of every pipeline connects to: {"connection", "kind", "place": file and line}."""
+    for declaration in load_all(directory):
+        path = directory / f"{declaration.pipeline}.yml"
+        text = path.read_text()
+        for source in declaration.sources.values():
+            origin = source.name.removeprefix(f"{source.dataset}_")
+            where = [
+                "sources",
+                source.dataset,
+                *(["from", origin] if source.name != source.dataset else []),
+                "connection",
+            ]
+            yield {"connection": source.connection, "kind": source.kind, "place": f"{path}:{_line(text, where)}"}
 
 
 def error_at(path: Path, where: list[str | int], what: str) -> DeclarationError:
@@ -511,3 +530,10 @@ def _line(text: str, where: list[str | int]) -> int:
         mark, node = children[step]
         line = mark.start_mark.line
     return line + 1
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(list(connections())))
+    except DeclarationError as wrong:
+        sys.exit(str(wrong))

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from jobs.declaration import PIPELINES, DeclarationError, Retention, load, load_all
+from jobs.declaration import PIPELINES, DeclarationError, Retention, connections, load, load_all
 
 FLIGHTS = (PIPELINES / "flights.yml").read_text()
 
@@ -207,3 +207,13 @@ def test_retention_has_defaults_of_its_own(declare):
     assert load("flights", declare()).retention == Retention()
     retention = load("flights", declare(("audits:", "retention: {raw: 30}\n\naudits:"))).retention
     assert retention == Retention(raw=30)
+
+
+def test_what_origins_connect_to_is_told_with_its_line(two_origins):
+    directory = two_origins()
+    told = list(connections(directory))
+    line = line_of(directory, "      table:")
+    assert {"connection": "db", "kind": "sql", "place": f"{directory}/flights.yml:{line}"} in told
+    line = line_of(directory, "connection: planes_db")
+    assert {"connection": "planes_db", "kind": "sql", "place": f"{directory}/flights.yml:{line}"} in told
+    assert len(told) == len(load("flights", directory).sources)

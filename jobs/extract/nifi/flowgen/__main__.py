@@ -18,5 +18,7 @@ if __name__ == "__main__":
     FLOWS.mkdir(exist_ok=True)
     for declared in declaration.load_all():
         path = FLOWS / f"{declared.pipeline}.json"
-        path.write_text(render(declared))
-        print(path)
+        text = render(declared)
+        changed = not path.exists() or path.read_text() != text
+        path.write_text(text)
+        print(f"{path}: {'written' if changed else 'unchanged'}")

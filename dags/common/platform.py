@@ -77,7 +77,7 @@ def end_of(dag_run_id: str) -> str | None:
         state = ti.get_dagrun_state(dag_id=ti.dag_id, run_id=dag_run_id)
     except AirflowRuntimeError:  # a run of another DAG: a replay
         return None
-    return str(state) if state in ("success", "failed") else None
+    return state.value if state in ("success", "failed") else None
 
 
 def audited(results: Callable[[], list[Any]]) -> int:

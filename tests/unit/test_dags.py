@@ -117,6 +117,23 @@ def test_tasks_and_their_order(declared, dag):
     assert dag.get_task("transform.clean_data").upstream_task_ids == sources
 
 
+def test_how_airflow_says_that_a_run_ended(platform, monkeypatch):
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    from airflow.sdk.execution_time.comms import DagRunStateResult, ErrorResponse
+
+    def state(dag_id, run_id):
+        if run_id == "replay":
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 404}))
+        assert dag_id == "etl_pipeline"
+        return DagRunStateResult(state=run_id).state
+
+    ti = SimpleNamespace(dag_id="etl_pipeline", get_dagrun_state=state)
+    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"ti": ti}, raising=False)
+    found = {run_id: platform.end_of(run_id) for run_id in ("success", "failed", "running", "queued", "replay")}
+    assert found == {"success": "success", "failed": "failed", "running": None, "queued": None, "replay": None}
+    assert f"{found['failed']}" == "failed", "text, as the ledger has it"
+
+
 def test_a_failed_audit_ends_the_run_and_one_that_died_does_not(platform):
     from airflow.sdk.exceptions import AirflowFailException
 

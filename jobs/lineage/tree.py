@@ -181,7 +181,7 @@ class Lineage:
                 seen.add(_key(output))
                 other = f" of run {of}" if of not in (None, run_id) else ""
                 where = (
-                    output["name"]
+                    output["name"].partition(".")[2]  # without the database
                     if output["namespace"].startswith("postgres")
                     else f"{output['namespace']}/{output['name']}"
                 )

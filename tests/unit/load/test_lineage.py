@@ -98,7 +98,7 @@ def test_a_partition_leads_back_to_its_source_and_forward_to_what_stands_on_it(w
     assert "118 rows = 118 published + 0 quarantined + 0 superseded (the test)" in text
     assert "planes_db planes" in text and "airlines" not in text, "a flight is joined with planes and airports alone"
     ahead = text.partition("what stands on it")[2]
-    assert "dwh.agg_delay_day" in ahead.partition("\n\n")[0]
+    assert " dwh.agg_delay_day  by " in ahead.partition("\n\n")[0]
 
 
 def test_every_run_of_a_partition_is_told(warehouse):

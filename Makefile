@@ -71,8 +71,8 @@ test-pipeline: setup ## on that deployment: the pipelines, against the oracles
 test-observe: setup ## on that deployment: metrics, alerts, dashboards, logs
 	$(timed) $(system) $(call tests,observe alerts dashboards log_lines upstream outages) $(ARGS)
 
-test-rollback: setup ## on that deployment: restore, rollback, undo
-	$(timed) $(system) $(call tests,restore rollback rollback_notifier) $(ARGS)
+test-rollback: setup ## on that deployment: restore, rollback, undo, drills
+	$(timed) $(system) $(call tests,restore rollback rollback_notifier drills) $(ARGS)
 
 test-terraform: setup ## Terraform modules and profiles over a mocked cloud
 	$(timed) $(BIN)/pytest tests/cloud -m "not slow" $(ARGS)

@@ -167,12 +167,12 @@ def at(history: list[Version], moment: datetime) -> Version | None:
     return None if found is None or found.deleted else found
 
 
-def look(store: Store, prefix: str, leave: tuple[str, ...], to: datetime, counts: Counter[str]) -> Iterator[Action]:
+def look(store: Store, prefix: str, keep: tuple[str, ...], to: datetime, counts: Counter[str]) -> Iterator[Action]:
     """What the keys need that are not as they were; counts objects and bytes, then and now."""
     for history in store.histories(prefix):
-        if history[0].key.startswith(leave):
-            continue
         then, now = at(history, to), None if history[0].deleted else history[0]
+        if history[0].key.startswith(keep) and (now or not then):
+            continue
         for name, version in (("then", then), ("now", now)):
             counts[f"objects_{name}"] += version is not None
             counts[f"bytes_{name}"] += version.size if version else 0
@@ -188,7 +188,7 @@ def rewind(
     to: datetime,
     *,
     prefix: str = "",
-    leave: Sequence[str] = (),
+    keep: Sequence[str] = (),
     dry_run: bool = False,
     journal: Path | None = None,
     workers: int = 16,
@@ -196,8 +196,8 @@ def rewind(
     despite_expiry: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Bring every key that begins with `prefix` to what it was at `to` (an aware datetime), except those that begin with one of
-    `leave`; returns a summary for JSON.
+    """Bring every key that begins with `prefix` to what it was at `to` (an aware datetime); returns a summary for JSON. What is
+    there below one of `keep` stays as it is: of those keys only the deleted ones come back.
 
     With `by_sha256` every copied object is read back and compared with its source by SHA-256; otherwise the store's own digests are
     compared. `despite_expiry` goes on although versions of that moment may be gone. Raises RewindRefused before anything is
@@ -215,7 +215,7 @@ def rewind(
     if journal and not dry_run:
         log = Journal(
             journal,
-            {"bucket": store.url, "prefix": prefix, "except": ",".join(leave), "to": to.astimezone(UTC).isoformat()},
+            {"bucket": store.url, "prefix": prefix, "keep": ",".join(keep), "to": to.astimezone(UTC).isoformat()},
         )
     try:
         resumed = log is not None and log.found is not None
@@ -223,14 +223,14 @@ def rewind(
             actions, counts = log.found, Counter(log.counts)
         else:
             counts = Counter()
-            actions = list(look(store, prefix, tuple(leave), to, counts))
+            actions = list(look(store, prefix, tuple(keep), to, counts))
             if log:
                 log.plan(actions, counts)
         kinds = Counter(action.kind for action in actions)
         summary: dict[str, Any] = {
             "bucket": store.url,
             "prefix": prefix,
-            "except": list(leave),
+            "keep": list(keep),
             "to": to.astimezone(UTC).isoformat(),
             "dry_run": dry_run,
             "resumed": resumed,
@@ -247,7 +247,7 @@ def rewind(
         for again in (resumed, False):  # a kept plan may be old: what changed since is done after it
             failed = _act(store, actions, workers, by_sha256, log, progress)
             after: Counter[str] = Counter()
-            actions = list(look(store, prefix, tuple(leave), to, after))
+            actions = list(look(store, prefix, tuple(keep), to, after))
             if not (actions and again):
                 break
         summary["after"] = {"objects": after["objects_now"], "bytes": after["bytes_now"]}
@@ -331,7 +331,7 @@ def main(argv: list[str], doc: str, open_store: Callable[[str, int], Store]) -> 
     parser.add_argument("--bucket", required=True)
     parser.add_argument("--prefix", default="", help="only keys that begin with it")
     parser.add_argument(
-        "--except", dest="leave", action="append", default=[], metavar="PREFIX", help="leave keys that begin with it"
+        "--keep", action="append", default=[], metavar="PREFIX", help="only bring back what was deleted below it"
     )
     parser.add_argument("--to", required=True, type=datetime.fromisoformat, metavar="TIME", help="2026-11-24T22:00:00Z")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
@@ -347,7 +347,7 @@ def main(argv: list[str], doc: str, open_store: Callable[[str, int], Store]) -> 
             open_store(given.bucket, given.workers),
             given.to,
             prefix=given.prefix,
-            leave=given.leave,
+            keep=given.keep,
             dry_run=given.dry_run,
             journal=given.journal,
             workers=given.workers,

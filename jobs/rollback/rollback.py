@@ -423,7 +423,7 @@ def rewound(bucket: str, to: str, *, dry_run: bool = False, journal: Path | None
     from jobs.rollback.rollback_s3 import S3Store
 
     moment = datetime.fromisoformat(to)
-    return rewind(S3Store(object_store(), bucket), moment, leave=(PREFIX,), dry_run=dry_run, journal=journal)
+    return rewind(S3Store(object_store(), bucket), moment, keep=(PREFIX,), dry_run=dry_run, journal=journal)
 
 
 def object_store() -> Any:

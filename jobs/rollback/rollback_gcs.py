@@ -1,6 +1,6 @@
 r"""Rewinds a bucket of Google Cloud Storage to a moment: generations that were replaced or deleted since.
 
-    python -m jobs.rollback.rollback_gcs --bucket raw [--prefix flights_db/] --to 2026-11-24T22:00:00Z [--except _publications/] \
+    python -m jobs.rollback.rollback_gcs --bucket raw [--prefix flights_db/] --to 2026-11-24T22:00:00Z [--keep _publications/] \
         [--dry-run] [--journal FILE]
 
 Credentials are Google's own (GOOGLE_APPLICATION_CREDENTIALS, ...). A JSON summary goes to standard output, progress to standard

@@ -1,6 +1,6 @@
 r"""Rewinds a bucket of an S3 store to a moment: versions and delete markers.
 
-    python -m jobs.rollback.rollback_s3 --bucket raw [--prefix flights_db/] --to 2026-11-24T22:00:00Z [--except _publications/] \
+    python -m jobs.rollback.rollback_s3 --bucket raw [--prefix flights_db/] --to 2026-11-24T22:00:00Z [--keep _publications/] \
         [--dry-run] [--journal FILE]
 
 Credentials and endpoint are boto3's own (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, ...). A JSON

@@ -9,48 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from spoil import PORT, add_flow, corrupting_job, differ
 
 from tests.deployed import ROOT, Deployed, Play
 
 pytestmark = pytest.mark.slow
-PORT = 9459
-PROBE_DAG = '''"""A DAG that only the newer release has."""
-
-from datetime import datetime
-
-from airflow.sdk import dag, task
-
-
-@dag(dag_id="probe", schedule=None, start_date=datetime(2013, 1, 1), tags=["probe"], default_args={"owner": "etl"})
-def probe():
-    """Does nothing."""
-
-    @task
-    def nothing() -> None:
-        """Nothing."""
-
-    nothing()
-
-
-probe()
-'''
-PROBE_SERVICE = """[Unit]
-Description=Only the newer release has it
-
-[Service]
-Type=oneshot
-DynamicUser=true
-ExecStart=/usr/bin/test -f @RELEASE@/RELEASE
-"""
-PROBE_TIMER = """[Unit]
-Description=Only the newer release has it
-
-[Timer]
-OnCalendar=hourly
-
-[Install]
-WantedBy=timers.target
-"""
 
 
 @dataclass
@@ -154,43 +117,10 @@ def good(line, host) -> str:
     return host.current()
 
 
-def add_flow(root: Path, name: str, port: int = PORT, parameters: tuple[str, ...] = ()) -> None:
-    """A copy of the flights' flow under another name and port, with more parameters."""
-    flows = root / "jobs/extract/nifi/flows"
-    definition = json.loads((flows / "flights.json").read_text())
-    contents = definition["flowContents"]
-    contents["name"] = contents["parameterContextName"] = name
-    definition["parameterContexts"] = {name: definition["parameterContexts"]["flights"] | {"name": name}}
-    for processor in contents["processors"]:
-        if processor["type"].endswith(".HandleHttpRequest"):
-            processor["properties"]["Listening Port"] = str(port)
-    for parameter in parameters:
-        entry = {"name": parameter, "sensitive": False, "description": "", "value": None}
-        definition["parameterContexts"][name]["parameters"].append(entry)
-    (flows / f"{name}.json").write_text(json.dumps(definition))
-
-
-def change(root: Path) -> None:
-    """A unit, a DAG, a flow, another version of a flow, and a migration more."""
-    (root / "jobs/units").mkdir(exist_ok=True)
-    for name, content in {"etl-probe.service": PROBE_SERVICE, "etl-probe.timer": PROBE_TIMER}.items():
-        (root / "jobs/units" / name).write_text(content)
-    (root / "dags/probe.py").write_text(PROBE_DAG)
-    flights = root / "jobs/extract/nifi/flows/flights.json"
-    definition = json.loads(flights.read_text())
-    definition["flowContents"]["comments"] += " Changed."
-    flights.write_text(json.dumps(definition))
-    add_flow(root, "probe")
-    migrations = root / "jobs/load/migrations"
-    level = len(list(migrations.glob("*.up.sql"))) + 1
-    (migrations / f"{level:04d}_probe.up.sql").write_text("create table dwh.probe (i integer primary key);\n")
-    (migrations / f"{level:04d}_probe.down.sql").write_text("-- loses: dwh.probe\ndrop table dwh.probe;\n")
-
-
 @pytest.fixture(scope="module")
 def newer(line, good) -> str:
     """A release that differs in all of them."""
-    change(line.root)
+    differ(line.root)
     return line.commit("a newer release")
 
 
@@ -302,7 +232,7 @@ def test_what_was_taken_back_is_refused(forth, good, line, host):
 def test_a_failed_deployment_leaves_the_release_before_whole(good, line, host, before, warehouse):
     """Its migration and two of its flows are in place when the third flow fails."""
     line.git("checkout", "--quiet", "--force", "--detach", good)
-    change(line.root)
+    differ(line.root)
     add_flow(line.root, "zprobe", PORT - 1, ("probe.missing",))
     failing = line.commit("a release that cannot be deployed")
     deployed = line.deploy()
@@ -322,11 +252,7 @@ def test_data_that_a_bad_release_published_go_back_too(good, line, host, warehou
     assert published.play.returncode == 0, published.play.failed or published.play.stderr
     before = warehouse.contents()
     line.git("checkout", "--quiet", "--force", "--detach", good)
-    staging = line.root / "jobs/load/staging.py"
-    analyze = '        cursor.execute(sql.SQL("analyze {}").format(staged))\n'
-    spoil = '        if name == "fact_flight":\n            cursor.execute(sql.SQL("update {} set air_time_minutes = 0").format(staged))\n'
-    assert staging.read_text().count(analyze) == 1
-    staging.write_text(staging.read_text().replace(analyze, spoil + analyze))
+    corrupting_job(line.root)
     bad = line.commit("a release that corrupts")
     deployed = line.deploy()
     assert deployed.returncode == 0, deployed.failed or deployed.stderr

@@ -103,12 +103,12 @@ def test_only_below_a_prefix(remote, bucket):
     assert remote.live(bucket) == now | {"b/overwritten": before["b/overwritten"]}
 
 
-def test_all_but_some_prefixes(remote, bucket):
+def test_what_is_kept_stays_and_only_comes_back(remote, bucket):
     then, before = fill(remote, bucket)
     now = remote.live(bucket)
-    summary = rewind(remote.store(bucket), then, leave=["a/", "nothing/"])
-    assert remote.live(bucket) == now | {"b/overwritten": before["b/overwritten"]}
-    assert summary["verified"] and summary["after"]["objects"] == 1
+    summary = rewind(remote.store(bucket), then, keep=["a/", "nothing/"])
+    assert remote.live(bucket) == now | {key: before[key] for key in ("a/deleted", "b/overwritten")}
+    assert summary["verified"] and summary["actions"] == {"replaced": 1, "restored": 1, "removed": 0}
 
 
 def test_before_everything_it_is_empty_and_after_it_full(remote, bucket):

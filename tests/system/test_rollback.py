@@ -1,4 +1,4 @@
-"""Two releases that differ in a unit, a DAG, a flow and a migration: forth, back, interrupted, refused, failed."""
+"""Two releases that differ in a unit, a DAG, a flow and a migration: forth, back, interrupted, refused, failed. With data: test_drills."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from spoil import PORT, add_flow, corrupting_job, differ
+from spoil import PORT, add_flow, differ
 
 from tests.deployed import ROOT, Deployed, Play
 
@@ -243,28 +243,3 @@ def test_a_failed_deployment_leaves_the_release_before_whole(good, line, host, b
     assert host.content() | {"published": warehouse.contents(), "level": level_of(warehouse)} == before
     bad = state_of(warehouse, failing)
     assert bad["state"] == "bad" and bad["manifest"]["because"] == "deployment" and "probe.missing" in bad["reason"]
-
-
-def test_data_that_a_bad_release_published_go_back_too(good, line, host, warehouse, run_flights):
-    """A job that corrupts what no audit looks at: January is published by it, and is then what it was."""
-    january = ("2013-01-01", "2013-02-01")
-    published = run_flights(*january)
-    assert published.play.returncode == 0, published.play.failed or published.play.stderr
-    before = warehouse.contents()
-    line.git("checkout", "--quiet", "--force", "--detach", good)
-    corrupting_job(line.root)
-    bad = line.commit("a release that corrupts")
-    deployed = line.deploy()
-    assert deployed.returncode == 0, deployed.failed or deployed.stderr
-    corrupt = run_flights(*january, "-e", "again=true")
-    assert corrupt.ledger["release"] == bad and corrupt.ledger["state"] == "published"
-    assert warehouse.content("fact_flight") != before["fact_flight"]
-    plan = json.loads(line.roll_back(good, "-e", "data=restore", "--check").result("Plan")["stdout"])
-    assert (plan["method"], plan["runs"]) == ("undo", [corrupt.ledger["run_id"]])
-    assert plan["lost"]["runs"] == 1 and plan["lost"]["rows"] > 0
-    done = line.roll_back(good, "-e", "data=restore", "-e", "reason='it corrupted January'")
-    assert done.returncode == 0, done.failed or done.stderr
-    assert warehouse.contents() == before
-    assert state_of(warehouse, bad)["state"] == "bad"
-    again = run_flights(*january, "-e", "again=true")
-    assert again.ledger["release"] == good and warehouse.contents() == before

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from jobs.rollback import rollback
+from jobs.rollback import journal as journals
+from jobs.rollback.journal import STEPS, Journal
+from jobs.rollback.plan import Facts, make, newer, text
 
 ONE, TWO, THREE = "111111111111", "222222222222", "333333333333"
 POINT = {"name": "before-2", "lsn": "0/3000000", "time": "2026-11-24T20:00:00+00:00"}
@@ -67,7 +69,7 @@ def facts(**changes):
         "level": 5,
         "now": "2026-11-24T21:30:00+00:00",
     }
-    return rollback.Facts(**given | changes)
+    return Facts(**given | changes)
 
 
 def layers(plan):
@@ -75,7 +77,7 @@ def layers(plan):
 
 
 def test_code_alone_says_what_every_layer_becomes_and_that_nothing_is_lost():
-    plan = rollback.make(facts(down={"applied": ["0005_x"]}, since=(2, 54000)), ONE, "keep")
+    plan = make(facts(down={"applied": ["0005_x"]}, since=(2, 54000)), ONE, "keep")
     assert plan["refused"] == [] and plan["method"] is None and plan["releases"] == [TWO]
     assert layers(plan)["NiFi flows"] == "removes orders; replaces flights"
     assert layers(plan)["DAGs"] == "removes orders"
@@ -83,25 +85,25 @@ def test_code_alone_says_what_every_layer_becomes_and_that_nothing_is_lost():
     assert layers(plan)["schema"] == "level 5 → 4 (takes back 0005_x)"
     assert "54000 rows" in layers(plan)["published data"]
     assert not any(plan["lost"].values())
-    assert "Nothing that is published would be lost" in rollback.text(plan)
+    assert "Nothing that is published would be lost" in text(plan)
 
 
 def test_data_go_back_by_partitions_when_that_suffices():
-    plan = rollback.make(facts(undo=UNDO, since=(1, 27004)), ONE, "restore")
+    plan = make(facts(undo=UNDO, since=(1, 27004)), ONE, "restore")
     assert plan["method"] == "undo" and plan["runs"] == ["r2"]
     assert plan["lost"] == {"runs": 1, "rows": 27004, "objects": 0, "minutes": 90}
-    assert "27004 published rows of 1 runs" in rollback.text(plan) and "last 90 minutes" in rollback.text(plan)
+    assert "27004 published rows of 1 runs" in text(plan) and "last 90 minutes" in text(plan)
 
 
 def test_nothing_published_needs_no_means():
-    plan = rollback.make(facts(), ONE, "restore")
+    plan = make(facts(), ONE, "restore")
     assert plan["method"] is None and not plan["refused"]
     assert layers(plan)["published data"].endswith("nothing to take back")
 
 
 def test_what_cannot_be_swapped_back_is_restored_from_the_log():
     undo = UNDO | {"refusals": [{"run_id": "r2", "reason": "the rows that it replaced are no longer kept"}]}
-    plan = rollback.make(facts(undo=undo, since=(3, 81000), restorable=True), ONE, "restore")
+    plan = make(facts(undo=undo, since=(3, 81000), restorable=True), ONE, "restore")
     assert plan["method"] == "restore" and plan["refused"] == []
     assert plan["lost"] == {"runs": 3, "rows": 81000, "objects": 0, "minutes": 90}
     assert "before-2" in layers(plan)["published data"]
@@ -127,14 +129,14 @@ def test_what_cannot_be_swapped_back_is_restored_from_the_log():
 )
 def test_without_any_means_it_is_refused_with_all_reasons(changes, reason):
     down = {"refused": "0005_x has no way back (no down file)"}
-    plan = rollback.make(facts(down=down, **changes), ONE, "restore")
+    plan = make(facts(down=down, **changes), ONE, "restore")
     assert plan["method"] is None
     assert plan["refused"][0] == "the schema cannot go down: 0005_x has no way back (no down file)"
     assert reason in plan["refused"][1]
 
 
 def test_keeping_data_never_takes_data_back():
-    plan = rollback.make(
+    plan = make(
         facts(down={"refused": "taking 0005_x back would lose 7 rows of dwh.other"}, restorable=True), ONE, "keep"
     )
     assert plan["method"] is None
@@ -148,7 +150,7 @@ def test_keeping_data_never_takes_data_back():
 )
 def test_rows_that_go_back_anyway_do_not_keep_the_schema_up(table, method):
     down = {"refused": f"taking 0005_x back would lose 7 rows of {table}"}
-    assert rollback.make(facts(down=down, undo=UNDO, restorable=True), ONE, "restore")["method"] == method
+    assert make(facts(down=down, undo=UNDO, restorable=True), ONE, "restore")["method"] == method
 
 
 @pytest.mark.parametrize(
@@ -168,32 +170,32 @@ def test_rows_that_go_back_anyway_do_not_keep_the_schema_up(table, method):
 def test_refusals_name_the_reason(changes, target, reason):
     import re
 
-    plan = rollback.make(facts(**changes), target, "keep")
+    plan = make(facts(**changes), target, "keep")
     assert len(plan["refused"]) == 1 and re.search(reason, plan["refused"][0]), plan["refused"]
-    assert plan["refused"][0] in rollback.text(plan)
+    assert plan["refused"][0] in text(plan)
 
 
 def test_force_goes_onto_a_bad_release():
     history = [manifest(ONE, 19, state="bad", because="rollback", reason="lost rows"), HISTORY[1]]
-    assert rollback.make(facts(manifests=history), ONE, "keep", force=True)["refused"] == []
+    assert make(facts(manifests=history), ONE, "keep", force=True)["refused"] == []
 
 
 def test_newer_is_what_served_after_the_targets_last_deployment():
     again = manifest(ONE, 21, serial=2)
     failed = manifest(TWO, 22, serial=2, state="bad", because="deployment")
     history = [*HISTORY, again, failed, manifest(THREE, 23)]
-    assert [one["release"] for one in rollback.newer(history, ONE)] == [THREE]
-    assert [one["release"] for one in rollback.newer(history, TWO)] == [ONE, THREE]
-    assert rollback.newer(history, THREE) == [] == rollback.newer(history, "444444444444")
+    assert [one["release"] for one in newer(history, ONE)] == [THREE]
+    assert [one["release"] for one in newer(history, TWO)] == [ONE, THREE]
+    assert newer(history, THREE) == [] == newer(history, "444444444444")
 
 
 def test_a_mark_does_not_make_a_release_served_again():
     marked = manifest(TWO, 20, serial=2, state="bad", because="rollback")
-    assert [one["release"] for one in rollback.newer([*HISTORY, marked], ONE)] == [TWO]
+    assert [one["release"] for one in newer([*HISTORY, marked], ONE)] == [TWO]
 
 
 def test_the_cut_is_the_moment_before_the_first_newer_release():
-    plan = rollback.make(facts(manifests=[*HISTORY, manifest(THREE, 21)], current=THREE), ONE, "restore")
+    plan = make(facts(manifests=[*HISTORY, manifest(THREE, 21)], current=THREE), ONE, "restore")
     assert plan["cut"]["time"] == "2026-11-24T20:00:00+00:00" and plan["releases"] == [TWO, THREE]
 
 
@@ -202,43 +204,43 @@ def test_objects_go_back_only_where_some_were_overwritten_or_deleted():
         "raw": {"actions": {"replaced": 1, "restored": 4, "removed": 9}, "warnings": []},
         "curated": {"actions": {"replaced": 0, "restored": 0, "removed": 70}, "warnings": []},
     }
-    plan = rollback.make(facts(rewind=summaries), ONE, "restore")
+    plan = make(facts(rewind=summaries), ONE, "restore")
     assert plan["rewind"] == ["raw"] and plan["lost"]["objects"] == 9
     assert "1 overwritten and 4 deleted objects return" in layers(plan)["bucket raw"]
-    assert rollback.make(facts(), ONE, "restore")["rewind"] == []
+    assert make(facts(), ONE, "restore")["rewind"] == []
 
 
 def test_component_versions_are_a_track_of_their_own():
-    plan = rollback.make(facts(artifacts={"nifi": {"sha256": "b"}}), ONE, "keep")
+    plan = make(facts(artifacts={"nifi": {"sha256": "b"}}), ONE, "keep")
     assert layers(plan)["components"] == "stay at their present versions (since then changed: nifi)"
 
 
 def test_the_journal_goes_on_where_it_stopped(tmp_path):
-    plan = rollback.make(facts(), ONE, "keep")
-    journal = rollback.Journal.start(tmp_path, plan, "it lost rows")
-    assert journal.left() == list(rollback.STEPS)
+    plan = make(facts(), ONE, "keep")
+    journal = Journal.start(tmp_path, plan, "it lost rows")
+    assert journal.left() == list(STEPS)
     journal.done("hold", paused=["etl_pipeline"])
     journal.done("evidence")
-    again = rollback.Journal.open(tmp_path)
-    assert again.content == journal.content and again.left() == list(rollback.STEPS[2:])
+    again = Journal.open(tmp_path)
+    assert again.content == journal.content and again.left() == list(STEPS[2:])
     assert again.content["notes"] == {"paused": ["etl_pipeline"]}
     first = again.content["done"]["hold"]
     again.done("hold")
     assert again.content["done"]["hold"] == first
-    for step in rollback.STEPS[2:]:
+    for step in STEPS[2:]:
         again.done(step)
-    assert rollback.Journal.open(tmp_path) is None
+    assert Journal.open(tmp_path) is None
 
 
 def test_a_torn_write_leaves_the_former_journal(tmp_path, monkeypatch):
-    journal = rollback.Journal.start(tmp_path, rollback.make(facts(), ONE, "keep"), "x")
+    journal = Journal.start(tmp_path, make(facts(), ONE, "keep"), "x")
 
     def torn(*arguments, **options):
         raise OSError("no space left")
 
-    monkeypatch.setattr(rollback.json, "dump", torn)
+    monkeypatch.setattr(journals.json, "dump", torn)
     with pytest.raises(OSError):
         journal.done("hold")
     monkeypatch.undo()
-    assert rollback.Journal.open(tmp_path).left() == list(rollback.STEPS)
+    assert Journal.open(tmp_path).left() == list(STEPS)
     assert json.loads(journal.path.read_text())["done"] == {}

@@ -34,7 +34,7 @@ group by c.relname order by c.relname
 """
 # A sum of hashes needs no order and no memory.
 CHECKSUM = "select count(*), coalesce(sum(hashtextextended(row({columns})::text, 0)), 0)::text from dwh.{table}"
-SIZE = "select coalesce(sum(pg_table_size(c.oid)), 0) from pg_class as c where c.relnamespace = 'dwh'::regnamespace and c.relkind = 'r'"
+SIZE = "select coalesce(sum(pg_table_size(c.oid)), 0)::bigint from pg_class as c where c.relnamespace = 'dwh'::regnamespace and c.relkind = 'r'"
 WORKERS = 8
 
 
@@ -131,7 +131,7 @@ def amount(seen: dict[str, Any]) -> dict[str, int]:
     every = [content for keys in seen["objects"].values() for content in keys.values()]
     return {
         "rows": sum(rows for rows, _ in seen["tables"].values()),
-        "warehouse_bytes": int(seen["bytes"]),
+        "warehouse_bytes": seen["bytes"],
         "objects": len(every),
         "object_bytes": sum(size for size, _ in every),
     }

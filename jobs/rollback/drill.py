@@ -34,7 +34,10 @@ group by c.relname order by c.relname
 """
 # A sum of hashes needs no order and no memory.
 CHECKSUM = "select count(*), coalesce(sum(hashtextextended(row({columns})::text, 0)), 0)::text from dwh.{table}"
-SIZE = "select coalesce(sum(pg_table_size(c.oid)), 0)::bigint from pg_class as c where c.relnamespace = 'dwh'::regnamespace and c.relkind = 'r'"
+SIZE = (
+    "select coalesce(sum(pg_table_size(c.oid)), 0)::bigint from pg_class as c"
+    " where c.relnamespace = 'dwh'::regnamespace and c.relkind = 'r'"
+)
 WORKERS = 8
 
 

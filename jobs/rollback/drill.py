@@ -57,7 +57,13 @@ def tables(conn: Any) -> dict[str, list[Any]]:
 def objects(client: Any, bucket: str) -> dict[str, list[Any]]:
     """{key: [bytes, SHA-256 of the content]} of a bucket."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-    keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+    # The empty marker of a directory has no content to lose, and MinIO keeps no version of one.
+    keys = [
+        entry["Key"]
+        for page in pages
+        for entry in page.get("Contents", ())
+        if entry["Size"] or not entry["Key"].endswith("/")
+    ]
 
     def digest(key: str) -> list[Any]:
         content, size = hashlib.sha256(), 0

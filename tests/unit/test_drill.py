@@ -67,8 +67,8 @@ def test_every_fault_can_be_put_into_this_checkout(tmp_path, fault):
         (tmp_path / name).mkdir()
         subprocess.run(["tar", "-C", tmp_path / name, "-x"], input=packed, check=True)
     assert spoil.main([str(tmp_path / "new"), fault]) == 0
-    differs = subprocess.run(["diff", "-rq", "old", "new"], cwd=tmp_path, capture_output=True, text=True).stdout
-    for changed in (": units", "probe.py", "flights.json", "probe.json", "_probe.up.sql"):
+    differs = subprocess.run(["diff", "-rqN", "old", "new"], cwd=tmp_path, capture_output=True, text=True).stdout
+    for changed in ("etl-probe.timer", "probe.py", "flights.json", "probe.json", "_probe.up.sql"):
         assert changed in differs, differs
 
 

@@ -1,12 +1,14 @@
 """What only Spark can say of a declaration is said before anything is deployed, and the message leads to the line."""
 
 import logging
+import re
 from dataclasses import replace
 
 import pytest
 
 from jobs import check
 from jobs.declaration import PIPELINES, DeclarationError, Rule, load, names
+from tests.deployed import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,17 @@ def checked(spark):
 def test_declarations_are_right(checked, name):
     assert checked[name].errors == []
     assert list(checked[name].tables) == list(load(name).publish)
+
+
+def test_the_worked_example_is_right(spark, tmp_path):
+    """What docs/worked-example.md tells to write."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/worked-example.md").read_text(), re.DOTALL)
+    (tmp_path / "energy.yml").write_text(text)
+    energy = load("energy", tmp_path)
+    assert energy.port not in {load(name).port for name in names()}
+    example = check.Check(spark, energy)
+    assert example.errors == [] and list(example.tables) == list(energy.publish)
+    assert ("cost", "decimal(18,4)") in example.tables["agg_energy_day"].dtypes
 
 
 def changed(declaration, table, **columns):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
@@ -162,9 +163,9 @@ class Steps:
                     files = platform.landed_files(source, part, session, url)
                     before = platform.source_count(self.declaration, source, part, [file["name"] for file in files])
                     sealed = request.extract(session, url, s3, buckets["raw"], part, source, files)
-            after = platform.source_count(
-                self.declaration, source, part, [file.name for file in sealed.files if file.name]
-            )
+            names = [file.name for file in sealed.files if file.name]
+            delivered = partial(platform.raw_file, s3, sealed)
+            after = platform.source_count(self.declaration, source, part, names, delivered)
             with platform.warehouse() as connection:
                 ledger.record_extract(connection, run, sealed)
                 ledger.record_count(connection, run, source.name, after, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import stat
@@ -174,9 +175,13 @@ def _sftp(source: Source) -> dict[str, landing.Entry]:
         }
 
 
-def source_count(declaration: Declaration, source: Source, part: Run, files: list[str]) -> count.Count:
+def source_count(
+    declaration: Declaration, source: Source, part: Run, files: list[str], delivered: Any = None
+) -> count.Count:
     """How many rows a source has for the part of a run, by its own count; `files` are those of a source of files.
 
+    The directory of the NiFi host is open to NiFi alone, which refuses what is not as long as it was listed: its files are counted
+    as they were delivered, once they are (`delivered` opens one by name).
     Raises CountError, or what the client of the source raises.
     """
     from airflow.sdk import Connection
@@ -184,7 +189,10 @@ def source_count(declaration: Declaration, source: Source, part: Run, files: lis
     if source.kind == "sftp":
         return count.of_files(partial(landed_file, source.connection), source, part, files)
     if source.kind == "directory":
-        return count.Count(None, "not counted: the directory of the NiFi host is open to NiFi alone")
+        if delivered is None:
+            return count.Count(None, "not counted before NiFi delivered it")
+        counted = count.of_files(delivered, source, part, files)
+        return count.Count(counted.rows, f"{counted.how}, as delivered")
     given = Connection.get(source.connection)
     if source.kind == "rest":
         import requests
@@ -206,6 +214,13 @@ def source_count(declaration: Declaration, source: Source, part: Run, files: lis
         raise count.CountError(f"{source.connection}: a connection of type {given.conn_type} cannot be counted")
     with closing(connected) as connection:
         return count.of_query(connection, source, part)
+
+
+@contextmanager
+def raw_file(s3: Any, sealed: Any, name: str) -> Iterator[Any]:
+    """A file as it was delivered, by its name at the source, opened for reading; `sealed` is its manifest."""
+    (key,) = [file.key for file in sealed.files if file.name == name]
+    yield io.BytesIO(s3.get_object(Bucket=sealed.bucket, Key=key)["Body"].read())
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,6 +117,18 @@ def test_tasks_and_their_order(declared, dag):
     for source in sources:
         assert dag.get_task(source).upstream_task_ids == {"start"}
     assert dag.get_task("transform.clean_data").upstream_task_ids == sources
+
+
+def test_a_directory_is_counted_as_it_was_delivered(platform):
+    airports, content = FLIGHTS.sources["airports"], b'[{"faa": "EWR"}, {"faa": "JFK"}]'
+    s3 = SimpleNamespace(
+        get_object=lambda Bucket, Key: {"Body": io.BytesIO({("raw", "k/part-0"): content}[Bucket, Key])}
+    )
+    sealed = SimpleNamespace(bucket="raw", files=[SimpleNamespace(name="airports.json", key="k/part-0")])
+    before = platform.source_count(FLIGHTS, airports, None, ["airports.json"])
+    after = platform.source_count(FLIGHTS, airports, None, ["airports.json"], partial(platform.raw_file, s3, sealed))
+    assert (before.rows, after.rows) == (None, 2)
+    assert after.how == "records of airports.json in dropbox, as delivered"
 
 
 def test_how_airflow_says_that_a_run_ended(platform, monkeypatch):

@@ -162,6 +162,11 @@ def _again(conn: psycopg.Connection, s3: Any, bucket: str, known: dict[str, Any]
     row = known["run"]
     if row["pipeline"] not in declaration.names():
         raise FileNotFoundError(f"the pipeline {row['pipeline']} is no longer declared")
+    if any(taken["replay_run_id"] == row["run_id"] for taken in known["tables"].get("quarantine_replay", ())):
+        raise publish.PublishRefused(
+            "it released quarantined rows, merged with what was published then: leave it out (--leave-out), and release them again"
+            " with playbooks/replay_quarantine.yml"
+        )
     declared = declaration.load(row["pipeline"])
     run = ledger.Run(**{name: row[name] for name in ledger.Run.__dataclass_fields__})
     with conn.transaction():

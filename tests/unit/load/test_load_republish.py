@@ -211,6 +211,22 @@ def test_rows_that_are_gone_from_the_lake_are_named(warehouse, moments):
     assert back.rows("table etl.publication") == [], "nor what came after it"
 
 
+def test_a_release_of_quarantined_rows_is_not_published_as_a_run_of_its_own(warehouse, moments):
+    """Its rows alone would take the place of the days that they were merged with."""
+    publish_run(warehouse, "r1", "2013-01-01", "2013-02-01", flights(JAN, FEB))
+    moment = moments()
+    go(warehouse, warehouse.run("r2", "2013-01-01", "2013-02-01"), flights(JAN, FEB))
+    with warehouse.connect("etl_owner") as conn:
+        conn.execute("insert into etl.quarantine_replay values ('r1', 'flights_files', 'carrier_missing', 'r2', 1)")
+    journal.enter(warehouse.conn, warehouse.lake, "curated", "r2")
+    back = moment.restored()
+    with pytest.raises(RepublishFailed, match="run r2: it released quarantined rows.*replay_quarantine.yml"):
+        again(back)
+    assert back.rows("select run_id from etl.run") == [("r1",)]
+    again(back, leave_out=["r2"])
+    assert back.rows("select distinct run_id from dwh.fact_flight") == [("r1",)]
+
+
 def test_a_run_of_a_pipeline_that_is_gone_is_named(warehouse, moments):
     moment = moments()
     publish_run(warehouse, "r1", "2013-01-01", "2013-02-01", flights(JAN, FEB))

@@ -1,11 +1,27 @@
 """Terraform as the tests run it: with the operator's provider, or with one built from source."""
 
 import os
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
 
 from tests.inventories import ROOT
+
+
+def without_backend(copy: Path) -> Path:
+    """Copy what Terraform reads of the repository into a directory, its backend aside; gives the folder `terraform` there."""
+    shutil.copytree(
+        ROOT / "terraform",
+        copy / "terraform",
+        symlinks=True,
+        ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*", "backend.tf", "state.tfbackend", "*.auto.tfvars*"),
+    )
+    for exports in ROOT.glob("roles/*/meta/exports.yml"):
+        target = copy / exports.relative_to(ROOT)
+        target.parent.mkdir(parents=True)
+        shutil.copy(exports, target)
+    return copy / "terraform"
 
 
 def terraform(directory: Path, *arguments: str) -> subprocess.CompletedProcess:

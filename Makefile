@@ -18,7 +18,7 @@ tests     = $(1:%=tests/system/test_%.py)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-upgrade test-system test-terraform test test-all test-chaos bench psql credentials ssh lock dashboards pictures clean
+.PHONY: help setup demo lab deploy run destroy plan apply lint test-unit test-platform test-upgrade test-system test-terraform test-cloud test test-all test-chaos bench psql credentials ssh lock dashboards pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2 }' Makefile
@@ -76,6 +76,9 @@ test-rollback: setup ## on that deployment: restore, rollback, undo, drills
 
 test-terraform: setup ## Terraform modules and profiles over a mocked cloud
 	$(timed) $(BIN)/pytest tests/cloud -m "not slow" $(ARGS)
+
+test-cloud: setup ## the profile prod at full size on a real OpenStack whose hypervisor is nova's fake driver (root)
+	$(timed) $(BIN)/pytest tests/cloud -m slow $(ARGS)
 
 test: setup ## the landing gate: all of the above, with a table of minutes
 	$(timed) .ci/suite lint test-unit test-terraform -- test-platform test-pipeline test-observe test-rollback

@@ -17,7 +17,7 @@ provider "openstack" {
 locals {
   roles_directory = "${path.module}/../../../roles"
   # Roles that every host has, or that only the lab's machine has: not inventory groups.
-  not_groups = ["common", "lab", "pki", "storage"]
+  not_groups = ["cloud_lab", "common", "lab", "pki", "storage"]
   declared = {
     for file in fileset(local.roles_directory, "*/meta/exports.yml") : split("/", file)[0] => yamldecode(file("${local.roles_directory}/${file}"))
   }

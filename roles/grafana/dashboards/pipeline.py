@@ -73,8 +73,8 @@ def build():
         ),
         number(
             "Rows extracted",
-            "What its sealed manifests count.",
-            sql(f"select coalesce(sum(row_count), 0) as rows from etl.run_source where {RUN}"),
+            "What its sealed manifests count; of files, the source.",
+            sql(f"select coalesce(sum(coalesce(row_count, source_rows)), 0) as rows from etl.run_source where {RUN}"),
         ),
         number(
             "Rows rejected",

@@ -14,6 +14,7 @@ from tests.observed import difference, firing, healthy, lines, say, seen, until,
 pytestmark = pytest.mark.slow
 OUTAGE = int(os.environ.get("ETL_OUTAGE_SECONDS", "300"))
 PER_SECOND = 20
+SPOOL = "/var/spool/rsyslog"
 
 
 @pytest.fixture(autouse=True)
@@ -98,9 +99,52 @@ def test_the_disk_of_the_queue_is_full(platform, elasticsearch):
         platform.run(host, "mv /var/tmp/rsyslog.conf /etc/rsyslog.conf && systemctl restart rsyslog")
 
 
+@pytest.mark.parametrize("elasticsearch_is", ["up", "away"])
+def test_the_file_system_of_the_queue_is_full(platform, alertmanager, elasticsearch, elasticsearch_is):
+    """Something else fills the disk under the shipper, who loses what it reads meanwhile: the journal has it, and it comes from there."""
+    host, store = platform.environment.hosts("minio")[0], platform.environment.hosts("elasticsearch")[0]
+    unit, count = f"etl-nospace-{int(time.time())}", 3000
+    move = f"systemctl stop rsyslog syslog.socket && cp -a {SPOOL} /var/tmp/spool && {{}} && cp -a /var/tmp/spool/. {SPOOL}/ && "
+    move += "rm -r /var/tmp/spool && systemctl start syslog.socket rsyslog"
+    until(lambda: healthy(elasticsearch), 300)
+    platform.run(host, move.format(f"mount -t tmpfs -o size=64m,mode=0700 tmpfs {SPOOL}"))
+    try:
+        say(platform, host, unit, 0, 100)
+        complete(elasticsearch, unit, 100)
+        now = int(platform.run(host, "date +%s"))
+        until(lambda: arrived(platform, host) > now, 120)
+        if elasticsearch_is == "away":
+            platform.run(store, "systemctl stop elasticsearch.service")
+        say(platform, host, unit, 100, 100)
+        platform.run(
+            host,
+            f"dd if=/dev/zero of={SPOOL}/ballast bs=4k status=none || [ $(stat -c %s {SPOOL}/ballast) -gt 1000000 ]",
+        )
+        say(platform, host, unit, 200, count - 300)
+        platform.run(host, "test -e /run/rsyslog/lost")  # without that the test would show nothing
+        fired = until(lambda: ("DiskAlmostFull", host) in firing(alertmanager), 180)
+        platform.run(host, f"rm {SPOOL}/ballast")
+        say(platform, host, unit, count - 100, 100)
+        platform.run(store, "systemctl start elasticsearch.service")
+        until(lambda: healthy(elasticsearch), 300)
+        complete(elasticsearch, unit, count)
+        resolved = until(lambda: ("DiskAlmostFull", host) not in firing(alertmanager), 180)
+        print(f"DiskAlmostFull after {fired:.0f} s, resolved {resolved:.0f} s after the last line had arrived")
+    finally:
+        platform.run(store, "systemctl start elasticsearch.service")
+        platform.run(
+            host, f"rm -f {SPOOL}/ballast && {move.format(f'umount {SPOOL} && find {SPOOL} -mindepth 1 -delete')}"
+        )
+
+
+def arrived(platform, host: str) -> int:
+    """When the shipper last noted the places of all that had arrived, in seconds since 1970; 0: never."""
+    return int(platform.run(host, f"cd {SPOOL} && if [ -e arrived.tar ]; then stat -c %Y arrived.tar; else echo 0; fi"))
+
+
 def spooled(platform, host: str) -> int:
     """Bytes that the shipper's queue takes on disk."""
-    return int(platform.run(host, "du --bytes --summarize /var/spool/rsyslog | cut -f 1"))
+    return int(platform.run(host, f"du --bytes --summarize {SPOOL} | cut -f 1"))
 
 
 def test_prometheus_is_restarted_while_an_alert_fires(platform, prometheus, alertmanager):

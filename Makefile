@@ -69,7 +69,7 @@ test-pipeline: setup ## on that deployment: the pipelines, against the oracles
 	$(timed) $(system) $(call tests,flights sources orders ledger) $(ARGS)
 
 test-observe: setup ## on that deployment: metrics, alerts, dashboards, logs
-	$(timed) $(system) $(call tests,observe alerts dashboards log_lines snapshots upstream outages) $(ARGS)
+	$(timed) $(system) $(call tests,observe alerts dashboards log_lines snapshots runbooks upstream outages) $(ARGS)
 
 test-rollback: setup ## on that deployment: restore, rollback, undo, drills
 	$(timed) $(system) $(call tests,restore rollback rollback_notifier drills) $(ARGS)

@@ -213,7 +213,7 @@ SLOW = (
         "a line is refused",
         "minio",
         r"""systemd-run --quiet --wait --collect printf '{"message": "x", "run_id": "%033000d"}' 0""",
-        "rm -f /var/log/etl-log-rejected.json",
+        "truncate --size 0 /var/log/etl-log-rejected.json",
         ("LogsRejected",),
     ),
     Cause(

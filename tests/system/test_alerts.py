@@ -27,6 +27,7 @@ def since() -> float:
 @pytest.mark.parametrize("alert", alerts_of(SLOW))
 def test_an_alert_fires(alertmanager, alert, since):
     until(lambda: alert in seen(alertmanager), max(420 - (time.monotonic() - since), 5))
+    print(f"{alert} fires {time.monotonic() - since:.0f} s after all causes at the latest")
 
 
 @pytest.mark.usefixtures("drill")
@@ -42,4 +43,5 @@ def test_a_host_that_is_down_is_one_alert(alertmanager):
 
 def test_alerts_resolve(drill, alertmanager):
     drill()
-    until(lambda: not seen(alertmanager) & set(alerts_of(SLOW)), 900)
+    resolved = until(lambda: not seen(alertmanager) & set(alerts_of(SLOW)), 900)
+    print(f"all resolved after {resolved:.0f} s")

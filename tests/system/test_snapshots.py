@@ -23,6 +23,7 @@ def store(platform):
         platform.run(host, f'{CURL} -X DELETE "{URL}/{index}"')
 
 
+@pytest.mark.slow
 def test_lost_lines_come_back_from_the_object_store(platform, store, elasticsearch):
     until(lambda: healthy(elasticsearch), 60)
     unit = f"etl-kept-{int(time.time())}"

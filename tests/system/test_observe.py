@@ -59,6 +59,10 @@ def test_a_healthy_platform_fires_exactly_watchdog(prometheus, alertmanager):
     assert firing(alertmanager) == [("Watchdog", "")]
 
 
+def test_operators_read_alerts_on_the_host(platform):
+    assert "Watchdog" in platform.run(platform.environment.hosts("alertmanager")[0], "amtool alert query")
+
+
 @pytest.mark.usefixtures("published")
 def test_alerts_fire_within_a_minute_and_resolve(platform, prometheus, alertmanager):
     until(lambda: settled(prometheus, alertmanager), 240)

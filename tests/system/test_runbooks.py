@@ -13,6 +13,7 @@ from tests.deployed import ROOT
 pytestmark = pytest.mark.slow
 # Where a command is run that names no unit: on the first host of a group.
 TOOLS = {
+    "amtool": "alertmanager",
     "curl -sK": "elasticsearch",
     "dmesg": "minio",
     "du": "alertmanager",

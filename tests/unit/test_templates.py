@@ -37,6 +37,7 @@ FACTS = {
 # Templates that their task renders in a loop: the loop variable and what is looped over.
 LOOPS = {
     "airflow/templates/airflow.service.j2": ("__airflow_service", "__airflow_services"),
+    "cloud_lab/templates/uwsgi.ini.j2": ("item", "__cloud_lab_uwsgi"),
     "grafana/templates/runbook.json.j2": (
         "item",
         "query('ansible.builtin.fileglob', playbook_dir ~ '/../docs/runbooks/[A-Z]*.md')",
@@ -115,7 +116,8 @@ def secrets() -> dict[str, str]:
             names |= {name: f"made-up-{name}"}
             if secret["kind"] == "ssh_key":
                 names |= {f"{name}_public": "ssh-ed25519 AAAA made-up"}
-    return names
+    lab = load(ROOT / "roles/cloud_lab/vars/main.yml")["__cloud_lab_secrets"]  # of no environment of the platform
+    return names | {name: f"made-up-{name}" for name in lab}
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ import pyarrow.parquet as parquet
 from jobs.declaration import Source
 from jobs.extract.landing import period_of
 from jobs.extract.manifest import Run
-from jobs.extract.records import csv_spans, json_spans, line_spans
+from jobs.extract.records import csv_spans, line_spans, spans
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,7 @@ def _records(file: BinaryIO, name: str, source: Source, run: Run) -> int:
     if source.interval is None:
         if source.format == "parquet":
             return parquet.ParquetFile(file).metadata.num_rows
-        content = file.read()
-        spans = {"csv": csv_spans, "json": json_spans, "jsonl": line_spans}[source.format](content)
-        return max(len(spans) - 1, 0) if source.format == "csv" else len(spans)
+        return len(spans(source.format, file.read()))
     if source.format == "parquet":
         table = parquet.ParquetFile(file)
         if source.interval not in table.schema_arrow.names:

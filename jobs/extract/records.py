@@ -9,6 +9,12 @@ CSV_END = re.compile(rb"\r\n|\n|\r|$")
 JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{},]|[^\s\[\]{},"]+|"', re.DOTALL)
 
 
+def spans(kind: str, content: bytes) -> list[tuple[int, int]]:
+    """(start, end) of every record of a file in a format of SPANS; the header of a CSV is none."""
+    found = SPANS[kind](content)
+    return found[1:] if kind == "csv" else found
+
+
 def csv_spans(content: bytes, delimiter: bytes = b",") -> list[tuple[int, int]]:
     """(start, end) of every record, the header among them, without its line end; empty lines are none.
 
@@ -63,3 +69,6 @@ def json_spans(content: bytes) -> list[tuple[int, int]]:
     if start is not None:
         spans.append((start, end))
     return spans
+
+
+SPANS = {"csv": csv_spans, "json": json_spans, "jsonl": line_spans}

@@ -14,10 +14,9 @@ from urllib.parse import unquote
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from jobs.extract.records import csv_spans, json_spans, line_spans
+from jobs.extract.records import SPANS, spans
 
 UNREADABLE = "_unreadable"
-SPANS = {"csv": csv_spans, "json": json_spans, "jsonl": line_spans}
 TEXT, BASE64, RECORD = "text", "base64", "record"
 
 
@@ -52,8 +51,7 @@ def _of_file(kind: str, pair: tuple[str, tuple[Iterable[bytes], Iterable[Row]]])
 
 def _records(kind: str, name: str, content: bytes) -> Iterator[bytes]:
     content = gzip.decompress(content) if name.endswith(".gz") else content
-    spans = SPANS[kind](content)
-    return (content[start:end] for start, end in (spans[1:] if kind == "csv" else spans))
+    return (content[start:end] for start, end in spans(kind, content))
 
 
 def original(kind: str, records: list[bytes], number: int, fields: dict[str, Any]) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -218,8 +219,10 @@ def load_all(directory: Path = PIPELINES) -> list[Declaration]:
         path = directory / f"{declaration.pipeline}.yml"
         owner = ports.setdefault(declaration.port, declaration.pipeline)
         if owner != declaration.pipeline:
-            free = next(port for port in range(9443, 9460) if port not in {other.port for other in found})
-            what = f"{declaration.port} is that of the pipeline {owner}; every pipeline has its own: {free} is free"
+            allowed = _schema()["properties"]["port"]
+            free = {*range(allowed["minimum"], allowed["maximum"] + 1)} - {other.port for other in found}
+            which = f"{min(free)} is free" if free else "none is free"
+            what = f"{declaration.port} is that of the pipeline {owner}; every pipeline has its own: {which}"
             raise error_at(path, ["port"], what)
         for table in declaration.publish:
             owner = tables.setdefault(table, declaration.pipeline)
@@ -318,9 +321,14 @@ def _ungrouped(kind: str, key: Iterable[str], columns: Iterable[str]) -> tuple[s
     return tuple(name for name in key if kind == "aggregate" and name not in columns)
 
 
+@cache
+def _schema() -> dict[str, Any]:
+    return json.loads((PIPELINES / "schema.json").read_text())
+
+
 def _problems(document: Any, name: str) -> Iterator[tuple[list[str | int], str]]:
     """(where, what is wrong and what would be right), the most telling first."""
-    schema = json.loads((PIPELINES / "schema.json").read_text())
+    schema = _schema()
     yield from _unknown_keys(schema, schema, document, [])
     errors = Draft202012Validator(schema).iter_errors(document)
     if error := best_match(error for error in errors if error.validator != "unevaluatedProperties"):

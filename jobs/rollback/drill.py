@@ -19,11 +19,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-LINEAGE = ["run_id", "release"]
 TABLES = """
 select c.relname, array_agg(a.attname::text order by a.attnum) filter (where a.attname <> all(%s))
 from pg_class as c
@@ -45,8 +45,10 @@ def tables(conn: Any) -> dict[str, list[Any]]:
     """{table: [rows, checksum]} of what is published."""
     from psycopg import sql
 
+    from jobs.load.statements import LINEAGE
+
     found = {}
-    for table, columns in conn.execute(TABLES, (LINEAGE,)).fetchall():
+    for table, columns in conn.execute(TABLES, (list(LINEAGE),)).fetchall():
         query = sql.SQL(CHECKSUM).format(
             columns=sql.SQL(", ").join(map(sql.Identifier, columns)), table=sql.Identifier(table)
         )
@@ -54,16 +56,16 @@ def tables(conn: Any) -> dict[str, list[Any]]:
     return found
 
 
+def listed(client: Any, bucket: str, prefix: str = "") -> Iterator[dict[str, Any]]:
+    """The entries of a bucket's objects."""
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        yield from page.get("Contents", ())
+
+
 def objects(client: Any, bucket: str) -> dict[str, list[Any]]:
     """{key: [bytes, SHA-256 of the content]} of a bucket."""
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     # The empty marker of a directory has no content to lose, and MinIO keeps no version of one.
-    keys = [
-        entry["Key"]
-        for page in pages
-        for entry in page.get("Contents", ())
-        if entry["Size"] or not entry["Key"].endswith("/")
-    ]
+    keys = [entry["Key"] for entry in listed(client, bucket) if entry["Size"] or not entry["Key"].endswith("/")]
 
     def digest(key: str) -> list[Any]:
         content, size = hashlib.sha256(), 0
@@ -169,10 +171,7 @@ def main(argv: list[str]) -> int:
         from jobs.rollback.rollback import object_store
 
         client = object_store()
-        pages = client.get_paginator("list_objects_v2").paginate(
-            Bucket=given.bucket, Prefix=given.prefix if given.verb == "overwrite" else ""
-        )
-        keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+        keys = [entry["Key"] for entry in listed(client, given.bucket, getattr(given, "prefix", ""))]
         for key in keys:
             if given.verb == "overwrite":
                 client.put_object(Bucket=given.bucket, Key=key, Body=b"a drill wrote over it")

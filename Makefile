@@ -52,7 +52,7 @@ plan: setup ## what `make apply` would do to the cloud of ENV=dev|staging|prod
 apply: setup ## make the machines of ENV=dev|staging|prod with Terraform and write their inventory
 	$(timed) $(BIN)/python ansible/bin/cloud.py apply $(ENV) $(ARGS)
 
-lint: setup ## ansible-lint, yamllint, ruff, sqlfluff, shellcheck
+lint: setup ## ansible-lint, yamllint, ruff, sqlfluff, shellcheck, tflint
 	$(timed) .ci/lint $(SCRIPTS)
 
 test-unit: setup ## tests that need no hosts

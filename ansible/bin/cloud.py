@@ -26,7 +26,7 @@ from openstack.exceptions import SDKException
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ROOT / "terraform/environments"
-RED, BOLD, YELLOW, PLAIN = "\033[1;31m", "\033[1m", "\033[33m", "\033[0m"
+RED, YELLOW, PLAIN = "\033[1;31m", "\033[33m", "\033[0m"
 # What Terraform's variables say, before any of them is planned.
 WANTED = "jsonencode({cloud = coalesce(var.cloud, var.environment), network = var.external_network, image = var.image, nodes = var.nodes})"
 

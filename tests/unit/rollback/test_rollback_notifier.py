@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,9 +14,13 @@ import httpx
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from jinja2 import Template
 
-from jobs.rollback import rollback_notifier
-from jobs.rollback.rollback_notifier import Airflow, Answer, AuditLog, Notifier, Refused, Secrets, Settings, create_app
+from jobs.rollback.rollback_notifier.airflow import Airflow
+from jobs.rollback.rollback_notifier.audit_log import AuditLog
+from jobs.rollback.rollback_notifier.notifier import Alert, Answer, Notifier, Refused
+from jobs.rollback.rollback_notifier.policy import Secrets, Settings, read
+from jobs.rollback.rollback_notifier.service import create_app
 
 ROOT = Path(__file__).resolve().parents[3]
 RULES = [
@@ -121,9 +128,7 @@ def notifier(start):
 
 def alert(run="r1", number=1, status="firing", **labels):
     labels = {"alertname": "PublishedBad", "rollback": "undo", "run_id": run, "pipeline": "flights"} | labels
-    return rollback_notifier.Alert(
-        status=status, labels=labels, startsAt="2026-11-24T11:00:00Z", fingerprint=f"{run}-{number}"
-    )
+    return Alert(status=status, labels=labels, startsAt="2026-11-24T11:00:00Z", fingerprint=f"{run}-{number}")
 
 
 def events(notifier):
@@ -431,7 +436,24 @@ def test_metrics_and_health(web, notifier):
 def test_a_wrong_rule_is_named(tmp_path, wrong, named):
     (tmp_path / "config.yml").write_text(yaml.safe_dump({"rules": [wrong]}))
     with pytest.raises(ValueError, match=f"config.yml.*(?s:.*){named}"):
-        rollback_notifier.read(tmp_path / "config.yml", Settings)
+        read(tmp_path / "config.yml", Settings)
+
+
+def test_it_runs_from_the_directory_that_the_role_makes(tmp_path):
+    """The package alone, named as the role names it, from a directory that it must not import from."""
+    package = tmp_path / "lib/rollback_notifier"
+    package.mkdir(parents=True)
+    for module in (ROOT / "jobs/rollback/rollback_notifier").glob("*.py"):
+        shutil.copy(module, package)
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the working directory')")
+    (tmp_path / "config.yml").write_text("rules: []")
+    internal = yaml.safe_load((ROOT / "roles/rollback_notifier/vars/main.yml").read_text())
+    given = {"rollback_notifier_python": sys.executable, "__rollback_notifier_code": package.parent}
+    command = Template(internal["__rollback_notifier_command"]).render(given)
+    checked = subprocess.run(
+        [*command.split(), "--config", "config.yml", "check"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert checked.returncode == 1 and "config.yml" in checked.stderr and "approval_token" in checked.stderr
 
 
 def test_the_roles_rules_and_limits_are_valid(start):

@@ -1,0 +1,50 @@
+"""Every decision, in a file that shows when it was changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("rollback_notifier")
+
+
+class AuditLog:
+    """An append-only file of JSON lines; each line carries the hash of the one before it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._last = digest(lines[-1]) if lines else ""
+
+    def write(self, event: str, **more: Any) -> None:
+        line = json.dumps(
+            {"at": datetime.now(UTC).isoformat(), "event": event, **more, "after": self._last}, default=str
+        )
+        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        try:
+            os.write(handle, line.encode() + b"\n")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        self._last = digest(line)
+        log.info("%s %s", event, " ".join(f"{name}={value}" for name, value in more.items() if name != "plan"))
+
+    @staticmethod
+    def check(path: Path) -> list[int]:
+        """Numbers of the lines that do not follow from the line before: something was changed or taken out there."""
+        wrong, last = [], ""
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if json.loads(line).get("after") != last:
+                wrong.append(number)
+            last = digest(line)
+        return wrong
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()

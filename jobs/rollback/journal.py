@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.rollback.releases import now
+from jobs.rollback.manifests import now
 
 STEPS = ("hold", "evidence", "data", "schema", "code", "verify", "mark", "resume")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from jobs.rollback.releases import newest, now
+from jobs.rollback.manifests import newest, now
 
 LOST = "would lose"
 

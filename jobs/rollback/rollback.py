@@ -25,10 +25,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jobs.rollback import releases
+from jobs.rollback import manifests
 from jobs.rollback.journal import STEPS, Journal
+from jobs.rollback.manifests import newest, now
 from jobs.rollback.plan import Facts, make, newer, text
-from jobs.rollback.releases import ReleaseError, newest, now
+from jobs.rollback.release_tree import ReleaseError, packed
 
 PUBLISHED = "select partition_name, version from etl.partition_version where current order by 1"
 NEWER_RUNS = """
@@ -91,15 +92,15 @@ class Airflow:
         self._call("PATCH", path, {"state": "failed", "note": note})
 
 
-def gather(conn: Any, kept: releases.Store, given: Mapping[str, Any], target: str, data: str) -> Facts:
+def gather(conn: Any, kept: manifests.Store, given: Mapping[str, Any], target: str, data: str) -> Facts:
     """The facts of a plan; `given` is what the controller knows. Changes nothing."""
     from jobs.load import migrate
     from jobs.rollback import undo
 
-    manifests = kept.manifests()
-    wanted, chain = newest(manifests).get(target), newer(manifests, target)
+    known = kept.manifests()
+    wanted, chain = newest(known).get(target), newer(known, target)
     facts = {
-        "manifests": manifests,
+        "manifests": known,
         "level": conn.execute("select coalesce(max(level), 0) from etl.migration").fetchone()[0],
         **{
             key: given[key]
@@ -160,7 +161,7 @@ def hold(conn: Any, journal: Journal) -> dict[str, Any]:
     journal.save()
     for dag_id in paused:
         airflow.pause(dag_id, True)
-    versions = {one["bundle_version"] for one in newer(releases.store().manifests(), plan["to"])}
+    versions = {one["bundle_version"] for one in newer(manifests.store().manifests(), plan["to"])}
     stopped = [
         run
         for run in airflow.running()
@@ -182,7 +183,7 @@ def hold(conn: Any, journal: Journal) -> dict[str, Any]:
 
 def evidence(conn: Any, journal: Journal) -> dict[str, Any]:
     """Put what the failed release leaves to look at beside its manifests: plan, ledger rows, logs, deployed flows."""
-    plan, kept = journal.content["plan"], releases.store()
+    plan, kept = journal.content["plan"], manifests.store()
     prefix = f"{plan['from']}/evidence/{journal.content['id']}"
     window = {"releases": plan["releases"], "since": plan["cut"]["time"]}
     with conn.transaction(), conn.cursor() as cursor:
@@ -206,7 +207,7 @@ def evidence(conn: Any, journal: Journal) -> dict[str, Any]:
         objects[f"flows/{path.name}"] = path.read_bytes()
     tree = Path(os.environ["RELEASES_DIR"]) / plan["from"]
     if (tree / "RELEASE").exists():
-        objects["tree.tar.gz"] = releases.packed(tree)
+        objects["tree.tar.gz"] = packed(tree)
     for name, content in objects.items():
         kept.put(f"{prefix}/{name}", content)
     return {"evidence": f"s3://{kept.bucket}/{prefix}/", "evidence_objects": sorted(objects)}
@@ -278,7 +279,7 @@ def verify(conn: Any, journal: Journal) -> dict[str, Any]:
         if published != expected:
             names = sorted({name for name in {*published, *expected} if published.get(name) != expected.get(name)})
             wrong.append(f"other versions are published than planned of {', '.join(names)}")
-    manifest = releases.store().latest(plan["to"])
+    manifest = manifests.store().latest(plan["to"])
     if manifest["deployed_at"] < journal.content["started_at"]:
         wrong.append(f"release {plan['to']} has no manifest of its new deployment")
     if wrong:
@@ -288,10 +289,10 @@ def verify(conn: Any, journal: Journal) -> dict[str, Any]:
 
 def mark(conn: Any, journal: Journal) -> dict[str, Any]:
     """Mark the release that was taken back, and bring the ledger's copy of all manifests up to date."""
-    plan, kept = journal.content["plan"], releases.store()
+    plan, kept = journal.content["plan"], manifests.store()
     if plan["from"] and kept.latest(plan["from"]):
-        releases.mark(kept, plan["from"], "bad", "rollback", journal.content["reason"])
-    releases.enter(conn, newest(kept.manifests()).values())
+        manifests.mark(kept, plan["from"], "bad", "rollback", journal.content["reason"])
+    manifests.enter(conn, newest(kept.manifests()).values())
     return {}
 
 
@@ -378,7 +379,7 @@ def planned(conn: Any, directory: Path, arguments: argparse.Namespace, given: Ma
         }
     else:
         document = make(
-            gather(conn, releases.store(), given, arguments.to, arguments.data),
+            gather(conn, manifests.store(), given, arguments.to, arguments.data),
             arguments.to,
             arguments.data,
             arguments.force,

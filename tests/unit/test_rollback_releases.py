@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import pytest
 from botocore.exceptions import ClientError
 
-from jobs.rollback import releases
+from jobs.rollback import manifests
+from jobs.rollback.release_text import comparison, differences, listing
+from jobs.rollback.release_tree import ReleaseError, describe, surplus
 
 ONE, TWO, THREE = "111111111111", "222222222222", "333333333333"
 
@@ -67,12 +69,12 @@ def facts(**changes):
 
 @pytest.fixture
 def kept():
-    return releases.Store(Bucket(), "releases")
+    return manifests.Store(Bucket(), "releases")
 
 
 def test_a_tree_tells_what_it_owns(tmp_path):
     tree = write_tree(tmp_path, ONE, units=("etl-prune.service", "etl-prune.timer"))
-    described = releases.describe(tree)
+    described = describe(tree)
     assert described["release"] == ONE and described["level"] == 3
     assert described["owned"] == {
         "dags": ["etl_pipeline"],
@@ -83,8 +85,8 @@ def test_a_tree_tells_what_it_owns(tmp_path):
 
 
 def test_a_release_may_not_own_a_unit_of_the_platform(tmp_path):
-    with pytest.raises(releases.ReleaseError, match="minio.service: a release's units are named etl-"):
-        releases.describe(write_tree(tmp_path, ONE, units=("minio.service",)))
+    with pytest.raises(ReleaseError, match="minio.service: a release's units are named etl-"):
+        describe(write_tree(tmp_path, ONE, units=("minio.service",)))
 
 
 def test_surplus_is_what_any_other_release_left(tmp_path):
@@ -92,21 +94,21 @@ def test_surplus_is_what_any_other_release_left(tmp_path):
     write_tree(tmp_path, TWO, flows=("flights", "orders"), units=("etl-x.timer",))
     (tmp_path / "current").symlink_to(TWO)
     gone = {"owned": {"flows": ["weather"], "units": []}}  # its tree is no longer kept, its manifest is
-    assert releases.surplus(tmp_path, ONE, [gone]) == {"flows": ["orders", "weather"], "units": ["etl-x.timer"]}
-    assert releases.surplus(tmp_path, TWO) == {"flows": [], "units": []}
+    assert surplus(tmp_path, ONE, [gone]) == {"flows": ["orders", "weather"], "units": ["etl-x.timer"]}
+    assert surplus(tmp_path, TWO) == {"flows": [], "units": []}
 
 
 def test_manifests_are_numbered_checksummed_and_never_overwritten(tmp_path, kept):
-    manifest = releases.build(write_tree(tmp_path, ONE), facts())
+    manifest = manifests.build(write_tree(tmp_path, ONE), facts())
     first, second = kept.add(manifest), kept.add(manifest)
     assert (first["serial"], second["serial"]) == (1, 2)
     assert sorted(kept.s3.objects) == [f"{ONE}/0001.json", f"{ONE}/0002.json"]
     assert kept.latest(ONE) == second and kept.latest(TWO) is None
-    assert first["sha256"] == releases.checksum(first)
+    assert first["sha256"] == manifests.checksum(first)
 
 
 def test_a_serial_that_another_writer_took_is_left_to_it(tmp_path, kept):
-    manifest = releases.build(write_tree(tmp_path, ONE), facts())
+    manifest = manifests.build(write_tree(tmp_path, ONE), facts())
     listed = kept._serials
     kept.s3.objects[f"{ONE}/0001.json"] = b"another's"
     answers = iter([[], [1]])
@@ -116,56 +118,56 @@ def test_a_serial_that_another_writer_took_is_left_to_it(tmp_path, kept):
 
 
 def test_a_damaged_manifest_is_refused(tmp_path, kept):
-    kept.add(releases.build(write_tree(tmp_path, ONE), facts()))
+    kept.add(manifests.build(write_tree(tmp_path, ONE), facts()))
     key = f"{ONE}/0001.json"
     kept.s3.objects[key] = kept.s3.objects[key].replace(b'"migration": 3', b'"migration": 4')
-    with pytest.raises(releases.ReleaseError, match="checksum does not fit"):
+    with pytest.raises(ReleaseError, match="checksum does not fit"):
         kept.manifests()
 
 
 def test_a_manifest_of_a_newer_format_is_refused(tmp_path, kept):
-    kept.add(releases.build(write_tree(tmp_path, ONE), facts()) | {"format": releases.FORMAT + 1})
-    with pytest.raises(releases.ReleaseError, match="use newer code"):
+    kept.add(manifests.build(write_tree(tmp_path, ONE), facts()) | {"format": manifests.FORMAT + 1})
+    with pytest.raises(ReleaseError, match="use newer code"):
         kept.latest(ONE)
 
 
 def test_the_same_deployment_is_told_by_what_it_consists_of(tmp_path):
     tree = write_tree(tmp_path, ONE)
-    manifest = releases.build(tree, facts())
-    assert releases.same(manifest, releases.build(tree, facts(since={"time": "later"})))
-    assert not releases.same(manifest, releases.build(tree, facts(bundle_version="c" * 40)))
-    assert not releases.same(manifest, releases.build(tree, facts(state="bad", because="deployment")))
-    assert not releases.same(None, manifest)
+    manifest = manifests.build(tree, facts())
+    assert manifests.same(manifest, manifests.build(tree, facts(since={"time": "later"})))
+    assert not manifests.same(manifest, manifests.build(tree, facts(bundle_version="c" * 40)))
+    assert not manifests.same(manifest, manifests.build(tree, facts(state="bad", because="deployment")))
+    assert not manifests.same(None, manifest)
 
 
 def test_a_manifest_holds_digests_of_parameters_only_as_given(tmp_path):
-    manifest = releases.build(write_tree(tmp_path, ONE), facts(parameters={"flights": {"s3.secret_key": "salt:hash"}}))
+    manifest = manifests.build(write_tree(tmp_path, ONE), facts(parameters={"flights": {"s3.secret_key": "salt:hash"}}))
     assert manifest["parameters"] == {"flights": {"s3.secret_key": "salt:hash"}}
 
 
 def test_marking_adds_a_manifest_once(tmp_path, kept):
-    kept.add(releases.build(write_tree(tmp_path, ONE), facts()))
-    marked = releases.mark(kept, ONE, "bad", "rollback", "it lost rows")
+    kept.add(manifests.build(write_tree(tmp_path, ONE), facts()))
+    marked = manifests.mark(kept, ONE, "bad", "rollback", "it lost rows")
     assert (marked["serial"], marked["state"], marked["reason"]) == (2, "bad", "it lost rows")
-    assert releases.mark(kept, ONE, "bad", "rollback", "it lost rows") == marked
+    assert manifests.mark(kept, ONE, "bad", "rollback", "it lost rows") == marked
     assert kept.latest(ONE)["deployed_at"] == kept.manifests()[0]["deployed_at"]
-    with pytest.raises(releases.ReleaseError, match="release 222222222222 is unknown"):
-        releases.mark(kept, TWO, "bad", "rollback", "x")
+    with pytest.raises(ReleaseError, match="release 222222222222 is unknown"):
+        manifests.mark(kept, TWO, "bad", "rollback", "x")
 
 
 def test_what_was_taken_back_does_not_come_back_by_itself(tmp_path, kept):
-    manifest = releases.build(write_tree(tmp_path, ONE), facts())
-    releases.require_deployable(None)
-    releases.require_deployable(manifest)
-    releases.require_deployable(manifest | {"state": "bad", "because": "deployment"})
+    manifest = manifests.build(write_tree(tmp_path, ONE), facts())
+    manifests.require_deployable(None)
+    manifests.require_deployable(manifest)
+    manifests.require_deployable(manifest | {"state": "bad", "because": "deployment"})
     taken_back = manifest | {"state": "bad", "because": "rollback", "reason": "it lost rows"}
-    with pytest.raises(releases.ReleaseError, match="it lost rows.*force=true"):
-        releases.require_deployable(taken_back)
-    releases.require_deployable(taken_back, force=True)
+    with pytest.raises(ReleaseError, match="it lost rows.*force=true"):
+        manifests.require_deployable(taken_back)
+    manifests.require_deployable(taken_back, force=True)
 
 
 def test_the_moment_is_the_stores(kept):
-    assert releases.moment(kept.s3, "releases", ["raw", "curated"]) == {
+    assert manifests.moment(kept.s3, "releases", ["raw", "curated"]) == {
         "time": "2026-11-24T22:00:00+00:00",
         "buckets": {"curated": "2026-11-24T22:00:00+00:00", "raw": "2026-11-24T22:00:00+00:00"},
     }
@@ -173,24 +175,24 @@ def test_the_moment_is_the_stores(kept):
 
 def test_the_list_shows_the_newest_state_and_what_is_in_service(tmp_path, kept):
     for number, release in enumerate((ONE, TWO)):
-        manifest = releases.build(write_tree(tmp_path, release), facts())
+        manifest = manifests.build(write_tree(tmp_path, release), facts())
         kept.add(manifest | {"deployed_at": f"2026-11-24T22:0{number}:00+00:00"})
-    releases.mark(kept, TWO, "bad", "rollback", "it lost rows")
-    lines = releases.listing(kept.manifests(), ONE).splitlines()[1:]
+    manifests.mark(kept, TWO, "bad", "rollback", "it lost rows")
+    lines = listing(kept.manifests(), ONE).splitlines()[1:]
     assert [line.split()[0] for line in lines] == [TWO, "*"]
     assert "bad" in lines[0] and lines[0].endswith("it lost rows") and "good" in lines[1]
-    assert "no release" in releases.listing([])
+    assert "no release" in listing([])
 
 
 def test_a_comparison_names_what_differs(tmp_path):
-    one = releases.build(write_tree(tmp_path, ONE), facts())
+    one = manifests.build(write_tree(tmp_path, ONE), facts())
     two = write_tree(
         tmp_path, TWO, flows=("flights", "orders"), dags=("etl_pipeline", "orders"), units=("etl-x.timer",)
     )
-    other = releases.build(two, facts(migration=4, artifacts={"nifi": {"file": "f", "sha256": "c" * 64}}))
-    assert {row[0] for row in releases.differences(one, other)} == {
+    other = manifests.build(two, facts(migration=4, artifacts={"nifi": {"file": "f", "sha256": "c" * 64}}))
+    assert {row[0] for row in differences(one, other)} == {
         *("commit", "jobs", "migration", "flow orders", "artifact nifi", "DAG orders", "unit etl-x.timer"),
     }
-    text = releases.comparison(one, other)
+    text = comparison(one, other)
     assert "migration" in text and ONE in text and "DAG orders" in text
-    assert "consist of the same" in releases.comparison(one, one)
+    assert "consist of the same" in comparison(one, one)

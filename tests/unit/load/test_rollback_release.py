@@ -13,7 +13,7 @@ from warehouse_kit import flights
 
 from jobs.load import audit, ledger, migrate, publish, staging
 from jobs.load import journal as journal_of_publications
-from jobs.rollback import releases, rollback
+from jobs.rollback import manifests, rollback
 
 ONE, TWO = "111111111111", "222222222222"
 JAN, FEB = date(2013, 1, 1), date(2013, 2, 1)
@@ -83,7 +83,7 @@ def lake(warehouse, monkeypatch):
 
 
 def ask(owner, kept, directory, monkeypatch, data="restore", to=ONE, abandon=False, current=TWO):
-    monkeypatch.setattr(releases, "store", lambda: kept)
+    monkeypatch.setattr(manifests, "store", lambda: kept)
     monkeypatch.setenv("DATA_BUCKETS", "")
     arguments = argparse.Namespace(to=to, data=data, force=False, abandon=abandon)
     return rollback.planned(
@@ -165,9 +165,9 @@ def test_a_rollback_under_way_is_gone_on_with(warehouse, owner, kept, tmp_path, 
 
 
 def test_the_ledger_shows_manifests_and_rollbacks(warehouse, owner, kept, tmp_path, monkeypatch):
-    releases.enter(owner, kept.manifests())
+    manifests.enter(owner, kept.manifests())
     bad = manifest(TWO, 2, 3, serial=2, state="bad", because="rollback", reason="lost rows")
-    releases.enter(owner, [bad])
+    manifests.enter(owner, [bad])
     assert warehouse.rows("select release, serial, state, reason from etl.release order by 1") == [
         (ONE, 1, "good", None),
         (TWO, 2, "bad", "lost rows"),
@@ -185,9 +185,9 @@ def test_code_that_was_taken_back_does_not_run_again(warehouse, owner):
     run = dataclasses.replace(warehouse.run("r2", "2013-01-01", "2013-02-01"), release=TWO)
     ledger.start_run(warehouse.conn, run)
     failed = manifest(TWO, 2, 3, state="bad", because="deployment", reason="no NiFi")
-    releases.enter(owner, [failed])
+    manifests.enter(owner, [failed])
     ledger.start_run(warehouse.conn, run)
-    releases.enter(owner, [failed | {"serial": 2, "because": "rollback", "reason": "lost rows"}])
+    manifests.enter(owner, [failed | {"serial": 2, "because": "rollback", "reason": "lost rows"}])
     with pytest.raises(ledger.ReleaseTakenBack, match="lost rows.*start a new run over 2013-01-01"):
         ledger.start_run(warehouse.conn, run)
     warehouse.conn.rollback()

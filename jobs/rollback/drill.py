@@ -98,7 +98,7 @@ def look(more: dict[str, Any]) -> dict[str, Any]:
     """All of it; {} for a warehouse that is not there."""
     import psycopg
 
-    from jobs.rollback.rollback import object_store
+    from jobs.rollback.buckets import object_store
 
     found = {"objects": {name: objects(object_store(), name) for name in os.environ["DATA_BUCKETS"].split()}}
     found |= {"more": more, "tables": {}, "release": {}, "bytes": 0}
@@ -168,7 +168,7 @@ def main(argv: list[str]) -> int:
         else:
             answer = differences(json.loads(given.file.read_text()), seen)
     else:
-        from jobs.rollback.rollback import object_store
+        from jobs.rollback.buckets import object_store
 
         client = object_store()
         keys = [entry["Key"] for entry in listed(client, given.bucket, getattr(given, "prefix", ""))]

@@ -13,6 +13,10 @@ from jobs.rollback.manifests import now
 STEPS = ("hold", "evidence", "data", "schema", "code", "verify", "mark", "resume")
 
 
+class RollbackError(RuntimeError):
+    """A step that cannot be done; the message says why and what to do."""
+
+
 class Journal:
     """One rollback's file on the release host, replaced as a whole at every change."""
 

@@ -13,7 +13,8 @@ from warehouse_kit import flights
 
 from jobs.load import audit, ledger, migrate, publish, staging
 from jobs.load import journal as journal_of_publications
-from jobs.rollback import manifests, rollback
+from jobs.rollback import manifests, rollback, steps
+from jobs.rollback.journal import STEPS, Journal, RollbackError
 
 ONE, TWO = "111111111111", "222222222222"
 JAN, FEB = date(2013, 1, 1), date(2013, 2, 1)
@@ -77,7 +78,7 @@ def owner(warehouse):
 @pytest.fixture(autouse=True)
 def lake(warehouse, monkeypatch):
     """The object store, where publications are journaled."""
-    monkeypatch.setattr(rollback, "object_store", lambda: warehouse.lake)
+    monkeypatch.setattr(steps, "object_store", lambda: warehouse.lake)
     monkeypatch.setenv("CURATED_BUCKET", "curated")
     return warehouse.lake
 
@@ -100,14 +101,14 @@ def test_the_newer_runs_are_swapped_back_and_nothing_else(warehouse, lake, owner
     assert plan["lost"]["rows"] == len(before)
     assert facts(warehouse) != before, "a plan changes nothing"
     rollback.started(owner, tmp_path, plan, "late by 99 minutes")
-    journal = rollback.Journal.open(tmp_path)
-    notes = rollback.undo_runs(owner, journal)
+    journal = Journal.open(tmp_path)
+    notes = steps.undo_runs(owner, journal)
     assert facts(warehouse) == before
     assert notes["swapped"] == {"fact_flight_201301": 1}
     assert [(event["run_id"], event["event"]) for event in journal_of_publications.read(lake, "curated")] == [
         ("r2", "undone")
     ]
-    assert rollback.undo_runs(owner, journal) == {"undone": ["r2"]}, "killed before it was noted, it is done again"
+    assert steps.undo_runs(owner, journal) == {"undone": ["r2"]}, "killed before it was noted, it is done again"
     assert facts(warehouse) == before
 
 
@@ -140,7 +141,7 @@ def test_the_schema_goes_down_to_the_targets_level(warehouse, owner, kept, level
     ]
     owner.execute("delete from dwh.probe")
     owner.commit()
-    assert rollback.schema(owner, rollback.Journal.open(tmp_path))["schema"]["level_after"] == level
+    assert steps.schema(owner, Journal.open(tmp_path))["schema"]["level_after"] == level
     assert warehouse.rows("select to_regclass('dwh.probe')") == [(None,)]
 
 
@@ -149,19 +150,19 @@ def test_a_rollback_under_way_is_gone_on_with(warehouse, owner, kept, tmp_path, 
     run_of(warehouse, TWO, "r2", 99)
     plan = ask(owner, kept, tmp_path, monkeypatch)
     first = rollback.started(owner, tmp_path, plan, "x")
-    rollback.Journal.open(tmp_path).done("hold", paused=["etl_pipeline"])
-    rollback.undo_runs(owner, rollback.Journal.open(tmp_path))  # killed here: done, and not noted
+    Journal.open(tmp_path).done("hold", paused=["etl_pipeline"])
+    steps.undo_runs(owner, Journal.open(tmp_path))  # killed here: done, and not noted
     again = ask(owner, kept, tmp_path, monkeypatch)
     assert again["runs"] == ["r2"], "the plan is the one it began with, though nothing is left to undo"
     assert "goes on after: hold" in again["text"]
     resumed = rollback.started(owner, tmp_path, again, "x")
-    assert resumed["id"] == first["id"] and resumed["left"] == list(rollback.STEPS[1:])
-    with pytest.raises(rollback.RollbackError, match="333333333333 was deployed since"):
+    assert resumed["id"] == first["id"] and resumed["left"] == list(STEPS[1:])
+    with pytest.raises(RollbackError, match="333333333333 was deployed since"):
         ask(owner, kept, tmp_path, monkeypatch, current="333333333333")
-    with pytest.raises(rollback.RollbackError, match="has not come to its end"):
+    with pytest.raises(RollbackError, match="has not come to its end"):
         ask(owner, kept, tmp_path, monkeypatch, data="keep")
     other = rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch, data="keep", abandon=True), "y")
-    assert other["id"] and rollback.Journal.open(tmp_path).content["notes"] == {"paused": ["etl_pipeline"]}
+    assert other["id"] and Journal.open(tmp_path).content["notes"] == {"paused": ["etl_pipeline"]}
 
 
 def test_the_ledger_shows_manifests_and_rollbacks(warehouse, owner, kept, tmp_path, monkeypatch):
@@ -173,12 +174,12 @@ def test_the_ledger_shows_manifests_and_rollbacks(warehouse, owner, kept, tmp_pa
         (TWO, 2, "bad", "lost rows"),
     ]
     rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch, data="keep"), "lost rows")
-    journal = rollback.Journal.open(tmp_path)
-    for step in rollback.STEPS:
+    journal = Journal.open(tmp_path)
+    for step in STEPS:
         journal.done(step)
     rollback.enter(owner, journal)
     (row,) = warehouse.rows("select from_release, to_release, state, reason, steps from etl.rollback", user="etl_read")
-    assert row[:4] == (TWO, ONE, "done", "lost rows") and list(row[4]) and set(row[4]) == set(rollback.STEPS)
+    assert row[:4] == (TWO, ONE, "done", "lost rows") and list(row[4]) and set(row[4]) == set(STEPS)
 
 
 def test_code_that_was_taken_back_does_not_run_again(warehouse, owner):
@@ -233,11 +234,11 @@ def test_runs_of_newer_releases_are_ended_and_all_where_data_go_back(
         for run_id, version in (("r1", ONE), ("r2", TWO))
     ]
     airflow = Airflow(runs)
-    monkeypatch.setattr(rollback, "airflow_of_environment", lambda: airflow)
-    monkeypatch.setattr(rollback.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(steps, "airflow_of_environment", lambda: airflow)
+    monkeypatch.setattr(steps.time, "sleep", lambda seconds: None)
     rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch, data=data), "x")
-    journal = rollback.Journal.open(tmp_path)
-    notes = rollback.hold(owner, journal)
+    journal = Journal.open(tmp_path)
+    notes = steps.hold(owner, journal)
     assert airflow.calls[:2] == [("etl_pipeline", True), ("orders", True)]
     assert {run for run, what in airflow.calls[2:]} == stopped
     states = dict(warehouse.rows("select dag_run_id, state from etl.run"))
@@ -245,5 +246,5 @@ def test_runs_of_newer_releases_are_ended_and_all_where_data_go_back(
     assert len(notes["stopped"]) == len(stopped) and notes["published"] == {}
     journal.done("hold", **notes)
     airflow.calls.clear()
-    rollback.resume(owner, rollback.Journal.open(tmp_path))
+    steps.resume(owner, Journal.open(tmp_path))
     assert airflow.calls == [("etl_pipeline", False)], "what the target does not have is not asked for"

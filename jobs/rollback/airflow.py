@@ -8,6 +8,8 @@ from typing import Any
 
 from jobs.rollback.journal import RollbackError
 
+PAGE = 100  # entries of an answer; Airflow's maximum_page_limit gives no more by default
+
 
 class Airflow:
     """A session of the environment's Airflow. Raises RollbackError with its answer when it refuses something."""
@@ -25,13 +27,21 @@ class Airflow:
             raise RollbackError(f"Airflow refuses {method} {path}: {answer.status_code} {answer.text[:500]}")
         return answer.json()
 
+    def _all(self, path: str, key: str, **query: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self._call("GET", path, limit=PAGE, offset=len(found), **query)
+            found += page[key]
+            if not page[key] or len(found) >= page["total_entries"]:
+                return found
+
     def active_dags(self) -> list[str]:
         """Ids of the DAGs that are not paused."""
-        return [dag["dag_id"] for dag in self._call("GET", "/api/v2/dags", paused="false", limit=100)["dags"]]
+        return [dag["dag_id"] for dag in self._all("/api/v2/dags", "dags", paused="false")]
 
     def dags(self) -> list[str]:
         """Ids of all DAGs of the present bundle version."""
-        return [dag["dag_id"] for dag in self._call("GET", "/api/v2/dags", limit=100)["dags"]]
+        return [dag["dag_id"] for dag in self._all("/api/v2/dags", "dags")]
 
     def pause(self, dag_id: str, paused: bool) -> None:
         """Pause a DAG or let it run."""
@@ -39,7 +49,7 @@ class Airflow:
 
     def running(self) -> list[dict[str, Any]]:
         """Runs that are not at their end."""
-        return self._call("GET", "/api/v2/dags/~/dagRuns", state=["running", "queued"], limit=100)["dag_runs"]
+        return self._all("/api/v2/dags/~/dagRuns", "dag_runs", state=["running", "queued"])
 
     def stop(self, run: Mapping[str, Any], note: str) -> None:
         """End a run as failed; its tasks are told to stop."""

@@ -19,6 +19,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.declaration import Drift, load
+from jobs.extract import records
 from jobs.transform.spark import aggregate_data, clean_data, enrich_data, originals
 from jobs.transform.spark import raw as raw_rows
 from jobs.transform.spark.session import SETTINGS, Run, Stage, StageError, arguments
@@ -377,20 +378,63 @@ ORIGINALS = {
 }
 
 
-def test_of_json_lines_the_broken_ones_are_put_aside(spark, lake):
-    source = replace(AIRPORT_SOURCE, format="jsonl", files="airports.jsonl")
-    lines = [*map(json.dumps, AIRPORTS), '{"faa": "cut', "", json.dumps({**AIRPORTS[0], "faa": None})]
-    path = raw_file(lake, "airports.jsonl", "\n".join(lines).encode())
+NO_OBJECT = [
+    json.dumps(AIRPORTS).encode(),
+    json.dumps(AIRPORTS[:1]).encode(),
+    b"[]",
+    b"[1]",
+    b"null",
+    b"1",
+    b'{"faa": "cut',
+    b'{"faa": "cut \xc9',
+    b'{"faa": "AAA"}{"faa": "BBB"}',
+    b'{"faa": "AAA"},{"faa": "BBB"}',
+    b'{"faa": "AAA"} {"faa": "BBB", "zzz": 1}',
+    b'{"faa": "AAA"},',
+    b'{"faa": "AAA"}]',
+    b'[{"zzz": 1}]',
+]
+
+
+def json_lines(spark, lake, lines, **changes):
+    """The source of the lines, their file at its URL, and their rows."""
+    source = replace(AIRPORT_SOURCE, format="jsonl", files="airports.jsonl", **changes)
+    path = raw_file(lake, "airports.jsonl", b"\r\n".join(lines))
     (group,) = raw_rows.read(spark, source, {path: "airports.jsonl"})
+    return source, path, group
+
+
+def test_of_json_lines_every_line_that_is_no_object_is_one_bad_record(spark, lake):
+    objects = [json.dumps(AIRPORTS[0]).encode(), b" \t" + json.dumps(AIRPORTS[1]).encode() + b" \t"]
+    without_key = json.dumps({**AIRPORTS[0], "faa": None}).encode()
+    lines = [objects[0], b"", *NO_OBJECT, b" \t", objects[1], without_key]
+    source, path, group = json_lines(spark, lake, lines)
     counts, retyped = clean_data.count(group.rows, source)
     accepted, rejected = clean_data.clean(group.rows, source)
     rows = originals.attach(rejected, source.format, [path]).collect()
+    plain = {"text": str.encode, "base64": base64.b64decode}
+    found = {row["source_record"]: (row["rule"], plain[row["original_is"]](row["original"])) for row in rows}
+    expected = {number: ("unreadable_row", line) for number, line in enumerate(NO_OBJECT, 2)}
+    assert found == expected | {len(NO_OBJECT) + 3: ("faa_missing", without_key)}
+    assert {row["reason"] for row in rows if row["rule"] == "unreadable_row"} == {"The row could not be parsed"}
     assert sorted(row["faa"] for row in accepted.collect()) == ["EWR", "IAH"]
-    assert {row["original"]: row["rule"] for row in rows} == {
-        '{"faa": "cut': "unreadable_row",
-        lines[-1]: "faa_missing",
-    }
-    assert (counts, retyped) == ({"airports.jsonl": 4}, [])
+    assert (counts, retyped, group.drifts) == ({"airports.jsonl": len(NO_OBJECT) + 3}, [], ())
+    content = b"\r\n".join(lines)
+    assert len(records.spans("jsonl", content)) == len(NO_OBJECT) + 3, "as they are counted at the source"
+    stage = Stage("clean_data", run(), spark)
+    stage.put_aside("airports", originals.attach(rejected, source.format, [path]))
+    entry = {"prefix": f"{stage.quarantine}/{stage.run.path('flights/airports')}", "rules": ["unreadable_row"]}
+    again = clean_data.read_quarantined(stage, source, entry)
+    assert again.where("_unreadable is not null").count() == len(NO_OBJECT), "a replay makes no rows of them either"
+
+
+def test_json_lines_have_the_columns_of_their_objects(spark, lake):
+    lines = [*NO_OBJECT, b'{"faa": "AAA", "name": {"de": [1]}}', b'{"lat": 1.5}']
+    *_, group = json_lines(spark, lake, lines, columns={})
+    assert list(group.columns) == ["faa", "lat", "name"]
+    assert {row["faa"]: row["name"] for row in group.rows.where("faa is not null").collect()} == {"AAA": '{"de":[1]}'}
+    *_, group = json_lines(spark, lake, [b"[]"])
+    assert (group.columns, group.drifts, group.rows.count()) == ({}, (), 1)
 
 
 @pytest.mark.parametrize("name", ORIGINALS)

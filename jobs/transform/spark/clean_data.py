@@ -302,26 +302,23 @@ def replay_source(stage: Stage, source: Source, given: dict) -> None:
 def read_quarantined(stage: Stage, source: Source, entry: dict) -> DataFrame:
     """Read quarantined rows as if from their raw files: parsed anew from the original, or by the types of the raw files."""
     lines = stage.spark.read.schema(QUARANTINED).json(entry["prefix"]).where(F.col("rule").isin(entry["rules"]))
-    if source.format in raw.TEXT:
+    kept = [*ORIGIN, "original", "original_is"]
+    lines = lines.withColumns({name: F.col(f"source{name}") for name in ORIGIN})
+    text = F.expr(f"if(original_is = '{BASE64}', make_valid_utf8(cast(unbase64(original) as string)), original)")
+    as_read = F.col("original_is") == RECORD_OF
+    if source.format in raw.JSON:
+        return raw.objects(lines, F.when(as_read, F.col("source_row")).otherwise(text), list(source.columns), kept)
+    if source.format == "csv":
         # a record of CSV has the columns of its file, in their order
-        like = list(_paths(stage, [entry["like"]], source))[:1] if source.format == "csv" and entry.get("like") else []
+        like = list(_paths(stage, [entry["like"]], source))[:1] if entry.get("like") else []
         names = list(raw.columns_of(stage.spark, source, like[0])) if like else list(source.columns)
         columns = ", ".join(f"`{name}` string" for name in [*names, UNREADABLE])
-        options = {"columnNameOfCorruptRecord": UNREADABLE, "mode": "PERMISSIVE"}
-        text = F.expr(f"if(original_is = '{BASE64}', make_valid_utf8(cast(unbase64(original) as string)), original)")
-        parsed = (
-            F.from_csv(text, columns, {**options, "escape": '"', "multiLine": "true"})
-            if source.format == "csv"
-            else F.from_json(text, columns, options)
-        )
-        row = F.when(F.col("original_is") == RECORD_OF, F.from_json("source_row", columns)).otherwise(parsed)
+        options = {"columnNameOfCorruptRecord": UNREADABLE, "mode": "PERMISSIVE", "escape": '"', "multiLine": "true"}
+        row = F.when(as_read, F.from_json("source_row", columns)).otherwise(F.from_csv(text, columns, options))
     else:
         groups = raw.read(stage.spark, source, _paths(stage, [entry["like"]], source))
         row = F.from_json("source_row", groups[0].rows.drop(*ORIGIN).schema)
-    place = [F.col(f"source{name}").alias(name) for name in ORIGIN]
-    return lines.select(row.alias("row"), *place, "original", "original_is").select(
-        "row.*", *ORIGIN, "original", "original_is"
-    )
+    return lines.select(row.alias("row"), *kept).select("row.*", *kept)
 
 
 def _paths(stage: Stage, urls: list[str], source: Source) -> dict[str, str]:

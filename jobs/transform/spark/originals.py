@@ -79,7 +79,7 @@ def _is_json(record: bytes, fields: dict[str, Any]) -> bool:
     try:
         found = json.loads(record)
     except ValueError:
-        return False
+        return fields.get(UNREADABLE) == record.decode(errors="replace")
     if not isinstance(found, dict):
         return fields.get(UNREADABLE) is not None
     return all(found.get(name) == value for name, value in fields.items() if isinstance(found.get(name), str))

@@ -115,9 +115,11 @@ def columns_of(spark: SparkSession, source: Source, path: str) -> dict[str, str]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise StageError(f"{source.name} ({path}): the header names {', '.join(twice)} more than once")
         return dict.fromkeys(names, "string")
-    if source.format in JSON:
-        reader = spark.read.option("multiLine", source.format == "json").option("primitivesAsString", True)
-        inferred = reader.json(path).schema
+    if source.format == "jsonl":
+        keys = _lines(spark, [path]).select(F.explode(F.json_object_keys("value"))).distinct().collect()
+        return dict.fromkeys(sorted(key for (key,) in keys), "string")
+    if source.format == "json":
+        inferred = spark.read.option("multiLine", True).option("primitivesAsString", True).json(path).schema
         return {name: "string" for name in _records(source, inferred) if name != "_corrupt_record"}
     reader = spark.read.parquet(path) if source.format == "parquet" else spark.read.format(AVRO).load(path)
     return dict(reader.dtypes)
@@ -165,11 +167,13 @@ def _rows(spark: SparkSession, source: Source, columns: dict[str, str], paths: l
     record = record.bitwiseAND(F.lit(IDS_OF_A_PARTITION))
     if source.format not in TEXT:
         return _with_origin(spark.read.format(AVRO).load(paths), block, record)
-    reader = spark.read.option("columnNameOfCorruptRecord", UNREADABLE).option("multiLine", source.format != "jsonl")
+    names = list(columns) or list(source.columns)
+    if source.format == "jsonl":
+        return objects(_with_origin(_lines(spark, paths), block, record), F.col("value"), names, [*ORIGIN])
+    reader = spark.read.option("columnNameOfCorruptRecord", UNREADABLE).option("multiLine", True)
     if source.format == "csv":
         reader = reader.schema(_strings([*columns, UNREADABLE])).option("columnPruning", False)
         return _with_origin(reader.csv(paths, header=True, escape='"', encoding=source.encoding), block, record)
-    names = list(columns) or list(source.columns)
     if not source.records:
         return _with_origin(reader.schema(_strings([*names, UNREADABLE])).json(paths), block, record)
     page = ArrayType(_strings(names))
@@ -177,6 +181,27 @@ def _rows(spark: SparkSession, source: Source, columns: dict[str, str], paths: l
         page = StructType([StructField(step, page)])
     pages = _with_origin(reader.schema(page).json(paths), block, record)
     return pages.select(F.explode(source.records).alias("_row"), *ORIGIN).select("_row.*", *ORIGIN)
+
+
+def _lines(spark: SparkSession, paths: list[str]) -> DataFrame:
+    """The lines that are not blank, as the counts at the source see them."""
+    return spark.read.text(paths).where(F.col("value").rlike(r"\S"))
+
+
+def objects(lines: DataFrame, text: Column, names: list[str], kept: list[str]) -> DataFrame:
+    """The fields of the JSON object that `text` is, as strings, `_unreadable`: the text, where it is anything but one object, and
+    the columns `kept`.
+
+    Spark would take an array for as many rows as it has objects, and leave out what follows the first object.
+    """
+    text = F.make_valid_utf8(text)
+    # a step of its own, which parses each text once
+    found = F.from_json(F.concat(F.lit("["), text, F.lit("]")), ArrayType(_strings(names)))
+    parsed = lines.select(text.alias("_text"), found.alias("_found"), *kept)
+    first = F.get("_found", F.lit(0))
+    one = (F.size("_found") == 1) & first.isNotNull() & F.rtrim("_text", F.lit(" \t")).endswith("}")
+    fields = [F.when(one, first[name]).alias(name) for name in names]
+    return parsed.select(*fields, F.when(~F.coalesce(one, F.lit(False)), F.col("_text")).alias(UNREADABLE), *kept)
 
 
 def _with_origin(rows: DataFrame, block: Column, record: Column) -> DataFrame:

@@ -16,7 +16,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -77,6 +77,14 @@ select c.relname as name, pg_total_relation_size(c.oid) as bytes, greatest(c.rel
 from pg_class as c where c.relnamespace = 'staging'::regnamespace and c.relkind = 'r'
 """
 
+NO_PIPELINE = "-"  # events of what is no run of a pipeline, such as Airflow's of other DAGs
+EVENTS = """
+select {what} from etl.lineage_event as e
+where e.event_time < %(before)s
+    and (e.run_id = any(%(runs)s) or (%(others)s and not exists (select from etl.run as r where r.run_id = e.run_id)))
+"""
+DELETE_EVENTS = EVENTS.replace("select {what}", "delete")
+
 
 @dataclass
 class Item:
@@ -114,6 +122,15 @@ class Retention:
         self.unknown: set[str] = set()
         self.files: dict[str, list[int]] = {}  # sizes of Parquet files in curated, by prefix
         self.attempts: dict[str, int] = {}  # the highest number of a run's attempts in curated
+        self._removals: dict[str, Callable[[Item], None]] = {
+            **{f"{bucket} objects": self._delete_objects for bucket in BUCKETS},
+            "files in curated": self._compact,
+            "staging table": self._drop_staging,
+            "unpublished partition": self._drop_unpublished,
+            "history versions": self._prune_history,
+            "events of lineage": self._delete_events,
+            "run": self._delete_run,
+        }
 
     def plan(self) -> list[Item]:
         """What would go, in the order in which it goes."""
@@ -131,7 +148,7 @@ class Retention:
     def apply(self, items: Iterable[Item]) -> None:
         """Remove what a plan names and note it in etl.retention."""
         for item in items:
-            getattr(self, f"_do_{item.kind.partition(' ')[0]}")(item)
+            self._removals[item.kind](item)
             with self.conn.transaction():
                 self.conn.execute(
                     "insert into etl.retention (kind, pipeline, what, object_count, byte_count, row_count) values (%s, %s, %s, %s, %s, %s)",
@@ -161,9 +178,12 @@ class Retention:
         replayed = self._rows("select run_id from etl.quarantine_replay where replay_run_id = any(%s)", (list(found),))
         return found | {row["run_id"] for row in replayed}
 
-    def _days(self, pipeline: str, kind: str) -> int:
+    def _retention(self, pipeline: str) -> declaration.Retention:
         declared = self.declared.get(pipeline)
-        return getattr(declared.retention if declared else declaration.Retention(), kind)
+        return declared.retention if declared else declaration.Retention()
+
+    def _days(self, pipeline: str, kind: str) -> int:
+        return getattr(self._retention(pipeline), kind)
 
     def _older(self, run: dict[str, Any], kind: str) -> bool:
         return self.now - run["ended_at"] > timedelta(days=self._days(run["pipeline"], kind))
@@ -225,7 +245,7 @@ class Retention:
             if run is None or not self._concerns(run["pipeline"]) or run["running"] or run["run_id"] not in self.needed:
                 continue
             named = prefix in self.used.get((run["run_id"], "curated"), ())
-            most = self._days(run["pipeline"], "files")
+            most = self._retention(run["pipeline"]).files
             if named and len(sizes) > most and sum(sizes) / len(sizes) < SMALL and self._older(run, "attempts"):
                 place, why = f"s3://{self.buckets['curated']}/{prefix}/", f"rewritten as few (files: at most {most})"
                 yield Item("files in curated", run["pipeline"], place, why, objects=len(sizes), bytes=sum(sizes))
@@ -286,9 +306,9 @@ class Retention:
                 days = self._days(run["pipeline"], "ledger")
                 yield Item("run", run["pipeline"], run["run_id"], f"published nothing (ledger: {days} days)", rows=1)
 
-    # What is done; the first word of an item's kind names the method
+    # What is done
 
-    def _do_objects(self, item: Item) -> None:
+    def _delete_objects(self, item: Item) -> None:
         bucket = item.what.removeprefix("s3://").partition("/")[0]
         for start in range(0, len(item.keys), BATCH):
             keys = [{"Key": key} for key in item.keys[start : start + BATCH]]
@@ -298,43 +318,32 @@ class Retention:
                     f"{len(errors)} objects of {item.what} stay, such as {errors[0]['Key']}: {errors[0]['Message']}"
                 )
 
-    _do_raw = _do_curated = _do_quarantine = _do_objects
-
-    def _do_files(self, item: Item) -> None:
+    def _compact(self, item: Item) -> None:
         bucket, _, prefix = item.what.removeprefix("s3://").rstrip("/").partition("/")
         run_id = RUN_OF.search(f"{prefix}/")[1]
         self.attempts[run_id] += 1
         compaction.compact(self.conn, self.s3, bucket, run_id, prefix, self.attempts[run_id])
 
-    def _do_staging(self, item: Item) -> None:
+    def _drop_staging(self, item: Item) -> None:
         with self.conn.transaction():
             self.conn.execute(sql.SQL("drop table if exists {}").format(sql.Identifier("staging", item.what)))
 
-    def _do_unpublished(self, item: Item) -> None:
+    def _drop_unpublished(self, item: Item) -> None:
         with self.conn.transaction():
             self.conn.execute("select etl.drop_unpublished(%s)", (int(item.what),))
 
-    def _do_history(self, item: Item) -> None:
+    def _prune_history(self, item: Item) -> None:
         keep = next(one.publish[item.what].history for one in self.declared.values() if item.what in one.publish)
         with self.conn.transaction():
             self.conn.execute("select etl.prune_history(%s, %s)", (item.what, keep))
 
-    def _do_events(self, item: Item) -> None:
+    def _delete_events(self, item: Item) -> None:
         with self.conn.transaction():
             self.conn.execute(DELETE_EVENTS, self._event_parameters(item.what))
 
-    def _do_run(self, item: Item) -> None:
+    def _delete_run(self, item: Item) -> None:
         with self.conn.transaction():
             self.conn.execute("delete from etl.run where run_id = %s and state <> 'running'", (item.what,))
-
-
-NO_PIPELINE = "-"  # events of what is no run of a pipeline, such as Airflow's of other DAGs
-EVENTS = """
-select {what} from etl.lineage_event as e
-where e.event_time < %(before)s
-    and (e.run_id = any(%(runs)s) or (%(others)s and not exists (select from etl.run as r where r.run_id = e.run_id)))
-"""
-DELETE_EVENTS = EVENTS.replace("select {what}", "delete")
 
 
 def text(items: list[Item], unknown: Iterable[str], applied: bool) -> str:

@@ -31,7 +31,7 @@ from common.pipeline import BOUND, STAGES, spark_stage  # noqa: E402
 
 from jobs import declaration, quarantine  # noqa: E402
 from jobs.lineage import events, spool  # noqa: E402
-from jobs.load import audit, ledger, publish, staging  # noqa: E402
+from jobs.load import audit, journal, ledger, publish, staging  # noqa: E402
 
 OWNER, ALERTS = "data-engineering", "data-engineering@etl.internal"
 TEXT = {"type": ["null", "string"], "maxLength": 250}
@@ -114,9 +114,12 @@ def check() -> int:
 def swap() -> list[str]:
     """Swap the merged partitions in, in one transaction; returns what was published."""
     run = current_run()
+    s3, buckets = platform.object_store()
     with platform.warehouse() as connection:
         versions = publish.publish(connection, declared(), run)
         events.store(connection, events.published(connection, run, declared(), versions))
+        # After the commit: a retry finds the run published and enters it then.
+        journal.enter(connection, s3, buckets["curated"], run.run_id)
     return [str(version) for version in versions]
 
 

@@ -26,7 +26,7 @@ from psycopg.rows import dict_row
 
 from jobs.declaration import Declaration
 from jobs.load.ledger import Run
-from jobs.load.staging import S3File
+from jobs.load.staging import S3File, copy
 from jobs.load.statements import LINEAGE, columns, same_key, staged_name, table
 
 OPEN = """
@@ -230,21 +230,26 @@ def snapshot(
     root = f"_replay/{run.run_id}/base/attempt={run.attempt}"
     for fact in (one for one in declaration.publish.values() if one.partition_column):
         days = ranges(s3, written[fact.name]["prefix"], fact.partition_column)
-        base = table("staging", base_name(fact.name, run))
-        wanted = sql.SQL(" or ").join(
-            sql.SQL("{} between {} and {}").format(sql.Identifier(fact.partition_column), first, last)
-            for first, last in days
-        )
-        with conn.transaction():
-            conn.execute(sql.SQL("drop table if exists {}").format(base))
-            conn.execute(
-                sql.SQL("create table {} as select * from {} where {}").format(
-                    base, table("dwh", fact.name), wanted if days else sql.SQL("false")
-                )
-            )
+        base = _keep(conn, fact, run, days)
         for number, content in enumerate(_parquet(conn, base, written[fact.name]["columns"])):
             s3.put_object(Bucket=bucket, Key=f"{root}/{fact.name}/part-{number:05d}.parquet", Body=content)
     return f"s3a://{bucket}/{root}"
+
+
+def _keep(conn: psycopg.Connection, fact: Any, run: Run, days: list[tuple[Any, Any]]) -> sql.Identifier:
+    base = table("staging", base_name(fact.name, run))
+    wanted = sql.SQL(" or ").join(
+        sql.SQL("{} between {} and {}").format(sql.Identifier(fact.partition_column), first, last)
+        for first, last in days
+    )
+    with conn.transaction():
+        conn.execute(sql.SQL("drop table if exists {}").format(base))
+        conn.execute(
+            sql.SQL("create table {} as select * from {} where {}").format(
+                base, table("dwh", fact.name), wanted if days else sql.SQL("false")
+            )
+        )
+    return base
 
 
 def base_name(fact: str, run: Run) -> str:
@@ -312,6 +317,53 @@ def merge(conn: psycopg.Connection, declaration: Declaration, run: Run) -> None:
                     "insert into etl.run_reject (run_id, stage, dataset, rule, row_count) values (%s, 'merge', %s, 'superseded', %s)",
                     (run.run_id, dataset, superseded),
                 )
+
+
+def merge_again(conn: psycopg.Connection, s3: Any, declaration: Declaration, run: Run) -> None:
+    """Merge the staged facts of a replay that the warehouse has forgotten with what they were merged with before.
+
+    Raises ReplayError when what is published of their days is something else now, or nobody can tell: the replay's aggregates
+    were computed with those rows.
+    """
+    with conn.transaction():
+        place = conn.execute("select min(source) from etl.run_source where run_id = %s", (run.run_id,)).fetchone()[0]
+    bucket, root = (place or "").removeprefix("s3://"), f"_replay/{run.run_id}/base/attempt="
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root)
+    sizes = {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
+    last = max((int(key.removeprefix(root).split("/")[0]) for key in sizes), default=None)
+    for fact in (one for one in declaration.publish.values() if one.partition_column):
+        day = sql.Identifier(fact.partition_column)
+        query = sql.SQL("select min({0}), max({0}) from {1} group by date_trunc('month', {0}) order by 1")
+        with conn.transaction():
+            days = conn.execute(query.format(day, table("staging", staged_name(fact.name, run.run_id)))).fetchall()
+        base = _keep(conn, fact, run, days)
+        files = [key for key in sizes if key.startswith(f"{root}{last}/{fact.name}/")]
+        if not files or _differs(conn, s3, bucket, {key: sizes[key] for key in files}, base):
+            raise ReplayError(
+                f"what it was merged with in dwh.{fact.name} is {'not published as it was' if files else 'no longer kept'}"
+            )
+    merge(conn, declaration, run)
+
+
+def _differs(conn: psycopg.Connection, s3: Any, bucket: str, sizes: dict[str, int], relation: sql.Composable) -> bool:
+    """Whether a relation has other rows than Parquet files, in the columns of the files."""
+    kept = sql.Identifier("kept")
+    with conn.transaction(), conn.cursor() as cursor:
+        cursor.execute("set local timezone = 'UTC'")
+        names = sql.SQL("")
+        for number, (key, size) in enumerate(sizes.items()):
+            with io.BufferedReader(S3File(s3, bucket, key, size), 1 << 20) as file:
+                source = parquet.ParquetFile(file)
+                if number == 0:
+                    names = columns(source.schema_arrow.names)
+                    create = sql.SQL("create temporary table {} on commit drop as select {} from {} with no data")
+                    cursor.execute(create.format(kept, names, relation))
+                copy(cursor, kept, source)
+        query = sql.SQL(
+            "select exists (select {names} from {kept} except all select {names} from {relation})"
+            " or exists (select {names} from {relation} except all select {names} from {kept})"
+        )
+        return cursor.execute(query.format(names=names, kept=kept, relation=relation)).fetchone()[0]
 
 
 def require_unchanged(conn: psycopg.Connection, declaration: Declaration, run: Run) -> None:

@@ -119,12 +119,18 @@ def _load_table(conn: psycopg.Connection, s3: Any, place: str, name: str, run: R
             with io.BufferedReader(S3File(s3, bucket, key, size), READ_AHEAD) as file:
                 source = parquet.ParquetFile(file)
                 _same_columns(f"s3://{bucket}/{key}", source.schema_arrow.names, wanted)
-                copy = statement("copy_staged", staged=staged, columns=columns(source.schema_arrow.names))
-                with cursor.copy(copy) as stream:
-                    for batch in source.iter_batches(BATCH_ROWS):
-                        stream.write(_csv(batch))
-                        rows += batch.num_rows
+                rows += copy(cursor, staged, source)
         cursor.execute(sql.SQL("analyze {}").format(staged))
+    return rows
+
+
+def copy(cursor: psycopg.Cursor, target: sql.Composable, source: parquet.ParquetFile) -> int:
+    """Copy the rows of a file into a table that has its columns; returns how many they are."""
+    rows = 0
+    with cursor.copy(statement("copy_staged", staged=target, columns=columns(source.schema_arrow.names))) as stream:
+        for batch in source.iter_batches(BATCH_ROWS):
+            stream.write(_csv(batch))
+            rows += batch.num_rows
     return rows
 
 

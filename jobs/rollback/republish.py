@@ -30,7 +30,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from jobs import declaration
+from jobs import declaration, quarantine
 from jobs.load import audit, journal, ledger, publish, staging
 from jobs.load.statements import require_idle
 from jobs.rollback import undo
@@ -162,13 +162,9 @@ def _again(conn: psycopg.Connection, s3: Any, bucket: str, known: dict[str, Any]
     row = known["run"]
     if row["pipeline"] not in declaration.names():
         raise FileNotFoundError(f"the pipeline {row['pipeline']} is no longer declared")
-    if any(taken["replay_run_id"] == row["run_id"] for taken in known["tables"].get("quarantine_replay", ())):
-        raise publish.PublishRefused(
-            "it released quarantined rows, merged with what was published then: leave it out (--leave-out), and release them again"
-            " with playbooks/replay_quarantine.yml"
-        )
     declared = declaration.load(row["pipeline"])
     run = ledger.Run(**{name: row[name] for name in ledger.Run.__dataclass_fields__})
+    released = [taken for taken in known["tables"].get("quarantine_replay", ()) if taken["replay_run_id"] == run.run_id]
     with conn.transaction():
         _insert(conn, "release", known["release"])
         _insert(conn, "run", row)
@@ -184,10 +180,28 @@ def _again(conn: psycopg.Connection, s3: Any, bucket: str, known: dict[str, Any]
                 if all(_is_run(conn, child[column]) for column in there[name]):
                     _insert(conn, name, child)
     staging.load(conn, s3, declared, run, run.attempt, bucket=bucket)
+    if released:
+        _merge_again(conn, s3, declared, run, {taken["run_id"] for taken in released})
     audit.check(conn, declared, run)
     versions = publish.publish(conn, declared, run)
     ledger.finish_run(conn, run, "published")
     return [{key: version[key] for key in ("table", "partition", "version", "rows")} for version in versions]
+
+
+def _merge_again(
+    conn: psycopg.Connection, s3: Any, declared: declaration.Declaration, run: ledger.Run, origins: set[str]
+) -> None:
+    with conn.transaction():
+        gone = sorted(origin for origin in origins if not _is_run(conn, origin))
+    try:
+        if gone:
+            raise quarantine.ReplayError(f"{', '.join(gone)} did not come back")
+        quarantine.merge_again(conn, s3, declared, run)
+    except quarantine.ReplayError as error:
+        raise publish.PublishRefused(
+            f"it released quarantined rows, and {error}: leave it out (--leave-out), and release them again with"
+            " playbooks/replay_quarantine.yml"
+        ) from error
 
 
 def _is_run(conn: psycopg.Connection, run_id: str) -> bool:

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import tempfile
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -274,3 +275,17 @@ def test_quarantine_is_released_by_the_tasks_of_every_run(platform):
     assert "--replay" in dag.get_task("clean_data").application_args
     assert "--base" in dag.get_task("aggregate_data").application_args
     assert dag.get_task("enrich_data").application_args[:2] == ["--pipeline", "{{ params.pipeline }}"]
+
+
+def test_a_release_of_quarantined_rows_enters_the_journal_once_it_is_published(platform, monkeypatch):
+    module, done = load_dag_module("replay_quarantine"), []
+    monkeypatch.setattr(module, "current_run", lambda: SimpleNamespace(run_id="replay1"))
+    monkeypatch.setattr(module, "declared", lambda: None)
+    monkeypatch.setattr(module.platform, "warehouse", lambda: nullcontext("warehouse"))
+    monkeypatch.setattr(module.platform, "object_store", lambda: ("lake", {"curated": "curated"}))
+    monkeypatch.setattr(module.publish, "publish", lambda *given: done.append("published") or ["v1"])
+    monkeypatch.setattr(module.events, "published", lambda *given: [])
+    monkeypatch.setattr(module.events, "store", lambda *given: None)
+    monkeypatch.setattr(module.journal, "enter", lambda *given: done.append(given))
+    assert module.DAG.get_task("publish").python_callable() == ["v1"]
+    assert done == ["published", ("warehouse", "lake", "curated", "replay1")]

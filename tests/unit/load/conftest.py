@@ -52,3 +52,25 @@ def warehouse(server, migrated) -> Warehouse:
     warehouse = Warehouse(server, server.database(migrated))
     yield warehouse
     warehouse.close()
+
+
+@pytest.fixture
+def moments(server, warehouse):
+    """Takes the warehouse back as a restore does: to a copy of its database that was made before. The lake goes on."""
+    made = []
+
+    class Moment:
+        def __init__(self) -> None:
+            warehouse.conn.close()
+            self.name = server.database(warehouse.database)
+            warehouse.conn = warehouse.connect("etl_load", autocommit=False)
+
+        def restored(self) -> Warehouse:
+            back = Warehouse(server, self.name)
+            back.lake = warehouse.lake
+            made.append(back)
+            return back
+
+    yield Moment
+    for back in made:
+        back.close()

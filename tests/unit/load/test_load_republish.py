@@ -6,7 +6,7 @@ from datetime import date
 import psycopg
 import pytest
 from test_load_publish import content, go, load
-from warehouse_kit import Warehouse, flights
+from warehouse_kit import flights
 
 from jobs.load import journal, publish
 from jobs.rollback import republish
@@ -14,28 +14,6 @@ from jobs.rollback.republish import RepublishFailed
 
 JAN, FEB, MAR = (date(2013, month, 1) for month in (1, 2, 3))
 LEDGER = ("run_source", "run_stage", "run_reject")
-
-
-@pytest.fixture
-def moments(server, warehouse):
-    """Takes the warehouse back as a restore does: to a copy of its database that was made before. The lake goes on."""
-    made = []
-
-    class Moment:
-        def __init__(self) -> None:
-            warehouse.conn.close()
-            self.name = server.database(warehouse.database)
-            warehouse.conn = warehouse.connect("etl_load", autocommit=False)
-
-        def restored(self) -> Warehouse:
-            back = Warehouse(server, self.name)
-            back.lake = warehouse.lake
-            made.append(back)
-            return back
-
-    yield Moment
-    for back in made:
-        back.close()
 
 
 def publish_run(warehouse, run_id, start, end, facts):
@@ -209,22 +187,6 @@ def test_rows_that_are_gone_from_the_lake_are_named(warehouse, moments):
     with pytest.raises(RepublishFailed, match=r"run r1: s3://curated/fact_flight/.* is not complete"):
         again(back)
     assert back.rows("table etl.publication") == [], "nor what came after it"
-
-
-def test_a_release_of_quarantined_rows_is_not_published_as_a_run_of_its_own(warehouse, moments):
-    """Its rows alone would take the place of the days that they were merged with."""
-    publish_run(warehouse, "r1", "2013-01-01", "2013-02-01", flights(JAN, FEB))
-    moment = moments()
-    go(warehouse, warehouse.run("r2", "2013-01-01", "2013-02-01"), flights(JAN, FEB))
-    with warehouse.connect("etl_owner") as conn:
-        conn.execute("insert into etl.quarantine_replay values ('r1', 'flights_files', 'carrier_missing', 'r2', 1)")
-    journal.enter(warehouse.conn, warehouse.lake, "curated", "r2")
-    back = moment.restored()
-    with pytest.raises(RepublishFailed, match="run r2: it released quarantined rows.*replay_quarantine.yml"):
-        again(back)
-    assert back.rows("select run_id from etl.run") == [("r1",)]
-    again(back, leave_out=["r2"])
-    assert back.rows("select distinct run_id from dwh.fact_flight") == [("r1",)]
 
 
 def test_a_run_of_a_pipeline_that_is_gone_is_named(warehouse, moments):

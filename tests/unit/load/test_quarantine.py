@@ -10,7 +10,8 @@ from test_load_publish import content, go
 from warehouse_kit import SCHEMAS, delays, flight, flights
 
 from jobs import quarantine
-from jobs.load import audit, ledger, publish, staging
+from jobs.load import audit, journal, ledger, publish, staging
+from jobs.rollback import republish
 
 JAN, FEB, MAR = (date(2013, month, 1) for month in (1, 2, 3))
 SPARK = {
@@ -107,8 +108,14 @@ def stage(warehouse, run, facts, again=0):
 def finish(warehouse, run):
     audit.check(warehouse.conn, warehouse.declaration, run)
     versions = publish.publish(warehouse.conn, warehouse.declaration, run)
+    assert journal.enter(warehouse.conn, warehouse.lake, "curated", run.run_id)
     ledger.finish_run(warehouse.conn, run, "published")
     return versions
+
+
+def again(warehouse, **options):
+    """What follows a restore."""
+    return republish.republish(warehouse.conn, warehouse.lake, "curated", **options)
 
 
 def test_what_a_replay_reads(rejected):
@@ -220,3 +227,73 @@ def test_days_published_meanwhile_are_not_overwritten(rejected):
     with pytest.raises(quarantine.ReplayError, match="another run has published days of dwh.fact_flight"):
         publish.publish(rejected.conn, rejected.declaration, run)
     assert content(rejected) == before
+
+
+def test_after_a_restore_a_replay_is_published_again_in_its_turn(rejected, moments):
+    moment = moments()
+    run, _ = take_up(rejected)
+    stage(rejected, run, [*LATE, flights(JAN, FEB)[20] | {"dep_delay_minutes": 999}])
+    rejected.conn.execute("update etl.run_source set source_rows = 3, row_count = 3 where run_id = 'replay1'")
+    rejected.conn.commit()
+    finish(rejected, run)
+    day = date(2013, 1, 10), date(2013, 1, 11)
+    go(rejected, rejected.run("r2", *map(str, day)), flights(*day, delay=60))
+    journal.sync(rejected.conn, rejected.lake, "curated")
+    before, balance = content(rejected), rejected.rows(BALANCE.format("replay1"))
+
+    back = moment.restored()
+    assert content(back) != before
+    assert [done["run_id"] for done in again(back)["publish"]] == ["replay1", "r2"]
+    assert content(back) == before
+    assert (back.rows(BALANCE.format("replay1")), back.rows(BALANCE.format("r1"))) == (
+        balance,
+        [(121, 118, 3, 0, 2, True)],
+    )
+    assert quarantine.open_entries(back.conn, "flights", rule="carrier_missing") == []
+    assert not back.rows("select tablename from pg_tables where schemaname = 'staging'")
+    assert again(back) == {"publish": [], "leave_out": [], "undo": []}
+    publish.undo(back.conn, "r2")
+    publish.undo(back.conn, "replay1")
+    assert len(quarantine.open_entries(back.conn, "flights", rule="carrier_missing")) == 1
+
+
+def test_a_replay_is_not_merged_with_other_rows_than_before(rejected, moments):
+    """The aggregates that it has are of its own rows and those that were published then."""
+    moment = moments()
+    day = date(2013, 1, 10), date(2013, 1, 11)
+    go(rejected, rejected.run("bad", *map(str, day)), flights(*day, delay=60))
+    run, _ = take_up(rejected)
+    stage(rejected, run, LATE)
+    finish(rejected, run)
+    journal.sync(rejected.conn, rejected.lake, "curated")
+    back = moment.restored()
+    before = content(back)
+    message = r"run replay1: it released quarantined rows, and what it was merged with in dwh.fact_flight is not published as it was: .*"
+    with pytest.raises(republish.RepublishFailed, match=f"{message}replay_quarantine.yml"):
+        again(back, leave_out=["bad"])
+    assert content(back) == before
+    assert [entry.rows for entry in quarantine.open_entries(back.conn, "flights", rule="carrier_missing")] == [2]
+    again(back, leave_out=["replay1"])
+    assert content(back) == before
+
+
+@pytest.mark.parametrize(
+    ("gone", "why"), [("_replay/", "merged with in dwh.fact_flight is no longer kept"), (None, "r1 did not come back")]
+)
+def test_a_replay_whose_origin_is_gone_is_not_published_as_a_run_of_its_own(rejected, moments, gone, why):
+    """Its rows alone would take the place of the days that they were merged with."""
+    moment = moments()
+    run, _ = take_up(rejected)
+    stage(rejected, run, LATE)
+    finish(rejected, run)
+    back = moment.restored()
+    before = content(back)
+    if gone:
+        for place in [place for place in back.lake.objects if place[1].startswith(gone)]:
+            del back.lake.objects[place]
+    else:
+        (key,) = [key for key in back.lake.objects if key[1].startswith("_publications/replay1/")]
+        back.lake.objects[key] = back.lake.objects[key].replace(b'"run_id": "r1"', b'"run_id": "r0"')
+    with pytest.raises(republish.RepublishFailed, match=why.replace("r1", "r0")):
+        again(back)
+    assert content(back) == before

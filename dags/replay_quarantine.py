@@ -49,9 +49,7 @@ def current_run() -> ledger.Run:
 
 def record_failure(context: dict) -> None:
     """Note in the ledger which task ended the run and why."""
-    run = platform.run_of(declaration.load(context["params"]["pipeline"]), context)
-    with platform.warehouse() as connection:
-        ledger.finish_run(connection, run, "failed", error=f"{context['ti'].task_id}: {context.get('exception')}")
+    platform.record_failure(declaration.load(context["params"]["pipeline"]), context)
 
 
 @task(task_id="select")
@@ -81,15 +79,7 @@ def base() -> str:
 @task(task_id="record")
 def record() -> None:
     """Enter the counts that the Spark stages left beside their output."""
-    run = current_run()
-    s3, buckets = platform.object_store()
-    with platform.warehouse() as connection:
-        before: dict = {}
-        for stage in STAGES:
-            found = platform.stage_record(s3, buckets["curated"], run, stage)
-            ledger.record_stage(connection, run, found)
-            events.store(connection, events.staged(run, declared(), found, before))
-            before |= found["datasets"]
+    platform.record_stages(current_run(), declared(), STAGES)
 
 
 @task(task_id="staging", execution_timeout=timedelta(hours=1))

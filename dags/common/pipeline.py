@@ -37,9 +37,7 @@ def pipeline_dag(pipeline: str, *, dag_id: str, title: str, doc_md: str, **setti
 
     def record_failure(context: dict) -> None:
         """Note in the ledger which task ended the run and why."""
-        run = platform.run_of(declaration, context)
-        with platform.warehouse() as connection:
-            ledger.finish_run(connection, run, "failed", error=f"{context['ti'].task_id}: {context.get('exception')}")
+        platform.record_failure(declaration, context)
 
     @dag(
         **{
@@ -187,15 +185,7 @@ class Steps:
         @task(task_id="record")
         def record_stages() -> None:
             """Enter the counts that the Spark stages left beside their output."""
-            run = self.current_run()
-            s3, buckets = platform.object_store()
-            with platform.warehouse() as connection:
-                before: dict = {}
-                for stage in STAGES:
-                    record = platform.stage_record(s3, buckets["curated"], run, stage)
-                    ledger.record_stage(connection, run, record)
-                    events.store(connection, events.staged(run, self.declaration, record, before))
-                    before |= record["datasets"]
+            platform.record_stages(self.current_run(), self.declaration, STAGES)
 
         return record_stages()
 

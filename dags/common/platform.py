@@ -6,7 +6,7 @@ import io
 import json
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import partial
@@ -18,6 +18,8 @@ from structlog.contextvars import bind_contextvars
 
 from jobs.declaration import Declaration, Source
 from jobs.extract import count, landing, request
+from jobs.lineage import events
+from jobs.load import ledger
 from jobs.load.audit import AuditFailed
 from jobs.load.ledger import Run, run_id_of
 
@@ -248,3 +250,22 @@ def stage_record(s3: Any, bucket: str, run: Run, stage: str) -> dict[str, Any]:
         raise FileNotFoundError(f"s3://{bucket}/{prefix} holds no record of the stage {stage}")
     answer = s3.get_object(Bucket=bucket, Key=f"{prefix}{max(attempts)}/{stage}.json")
     return json.loads(answer["Body"].read())
+
+
+def record_stages(run: Run, declaration: Declaration, stages: Sequence[str]) -> None:
+    """Enter the counts that the Spark stages left beside their output, with the lineage that follows from them."""
+    s3, buckets = object_store()
+    with warehouse() as connection:
+        before: dict[str, Any] = {}
+        for stage in stages:
+            record = stage_record(s3, buckets["curated"], run, stage)
+            ledger.record_stage(connection, run, record)
+            events.store(connection, events.staged(run, declaration, record, before))
+            before |= record["datasets"]
+
+
+def record_failure(declaration: Declaration, context: dict[str, Any]) -> None:
+    """Note in the ledger which task ended the run and why."""
+    failed = f"{context['ti'].task_id}: {context.get('exception')}"
+    with warehouse() as connection:
+        ledger.finish_run(connection, run_of(declaration, context), "failed", error=failed)

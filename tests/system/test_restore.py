@@ -11,6 +11,7 @@ import pytest
 from tests.deployed import ROOT
 
 RESTORE = "playbooks/restore_warehouse.yml"
+FILES = "playbooks/restore_files.yml"
 LEDGER = """
     select
         r.run_id, r.state, r.interval_from, r.interval_to, r.release,
@@ -104,6 +105,22 @@ def test_the_metadata_go_back_without_the_warehouse(platform, warehouse, year):
     done = platform.playbook(RESTORE, "-e", "to=latest", "-e", "cluster=meta")
     assert done.returncode == 0, done.failed
     assert (warehouse.contents(), warehouse.rows(LEDGER)) == (before, ledger)
+
+
+@pytest.mark.slow
+def test_the_files_of_a_service_come_back(platform, warehouse, year, run_flights):
+    """NiFi has lost its flow, its users and its state: they come from the archive, and a run goes through them."""
+    before, place = warehouse.contents(), platform.environment.hosts("nifi")[0]
+    assert platform.playbook("playbooks/backup.yml").returncode == 0
+    listed = platform.playbook(FILES, "--check", "-e", "service=nifi")
+    assert listed.returncode == 0, listed.failed or listed.stderr
+    platform.run(
+        place, "systemctl kill -s KILL nifi && rm -rf /var/lib/nifi/flow /var/lib/nifi/auth /var/lib/nifi/state"
+    )
+    done = platform.playbook(FILES, "-e", "service=nifi")
+    assert done.returncode == 0, done.failed or done.stderr
+    assert run_flights("2013-02-01", "2013-03-01", "-e", "again=true").ledger["state"] == "published"
+    assert warehouse.contents() == before
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def take_up(
                 for prefix, there in parts.items()
             ],
         }
-    _note(conn, declaration, run, entries, sources, bucket)
+    _note(conn, run, entries, sources, bucket)
     key = f"_replay/{run.run_id}/replay.json"
     document = {"pipeline": declaration.pipeline, "run_id": run.run_id, "sources": sources}
     s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(document).encode())
@@ -170,14 +170,7 @@ def _sealed(conn: psycopg.Connection, runs: list[str]) -> dict[tuple[str, str], 
     return found
 
 
-def _note(
-    conn: psycopg.Connection,
-    declaration: Declaration,
-    run: Run,
-    entries: list[Entry],
-    sources: dict[str, Any],
-    bucket: str,
-) -> None:
+def _note(conn: psycopg.Connection, run: Run, entries: list[Entry], sources: dict[str, Any], bucket: str) -> None:
     with conn.transaction(), conn.cursor() as cursor:
         cursor.execute("delete from etl.quarantine_replay where replay_run_id = %s", (run.run_id,))
         cursor.executemany(

@@ -175,7 +175,7 @@ def moment(s3: Any, bucket: str, buckets: Iterable[str]) -> dict[str, Any]:
     """{"time", "buckets": {name: time}} by the store's own clock, which stamps the versions of objects."""
     answer = s3.head_bucket(Bucket=bucket)
     time = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC).isoformat()
-    return {"time": time, "buckets": {name: time for name in sorted(buckets)}}
+    return {"time": time, "buckets": dict.fromkeys(sorted(buckets), time)}
 
 
 def enter(conn: Any, manifests: Iterable[Mapping[str, Any]]) -> None:

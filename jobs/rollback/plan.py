@@ -132,7 +132,23 @@ def _components(now_there: Mapping[str, Any], then: Mapping[str, Any]) -> dict[s
 
 
 def _schema_and_data(document: dict[str, Any], facts: Facts, wanted: Mapping[str, Any]) -> None:
-    """Choose the cheapest means that suffices: nothing, swapping partitions back, objects' versions, the database's log."""
+    goes_down = _choose_means(document, facts)
+    document["layers"] += [
+        {"layer": "schema", "what": _schema(facts, wanted, goes_down)},
+        {"layer": "published data", "what": _published(document, facts)},
+    ]
+    _buckets(document, facts)
+
+
+def _restore_point(document: Mapping[str, Any]) -> str | None:
+    return (document["cut"].get("restore_point") or {}).get("name")
+
+
+def _choose_means(document: dict[str, Any], facts: Facts) -> bool:
+    """Choose the cheapest means that suffices: nothing, swapping partitions back, objects' versions, the database's log.
+
+    Returns whether the schema can go down by its own migrations.
+    """
     reason, undo = facts.down.get("refused"), facts.undo
     if reason and document["data"] == "restore" and undo and LOST in reason and _taken_back(reason, undo):
         reason = None  # the rows that the way down would lose are the rows that go back
@@ -142,49 +158,51 @@ def _schema_and_data(document: dict[str, Any], facts: Facts, wanted: Mapping[str
         why += [
             f"run {each['run_id']} cannot be taken back: {each['reason']}" for each in (undo or {}).get("refusals", ())
         ]
-    point = (document["cut"].get("restore_point") or {}).get("name")
     if why and document["data"] == "keep":
         document["refused"] += [f"{each}; -e data=restore can take the data back too" for each in why]
-    elif why and (missing := _not_restorable(document, facts, point)):
+    elif why and (missing := _not_restorable(document, facts, _restore_point(document))):
         document["refused"] += [*why, missing]
     elif why:
         document["method"] = "restore"
         document["notes"] += why
     elif document["data"] == "restore" and undo and undo["runs"]:
         document["method"] = "undo"
-    lost = document["lost"]
     if document["method"]:
         document["runs"] = [run["run_id"] for run in (undo or {}).get("runs", ())]
-    if document["method"] == "restore":
-        what = f"is restored to the restore point {point}; Airflow's metadata stay"
-        lost |= {
-            "runs": facts.since[0],
-            "rows": facts.since[1],
-            "minutes": _minutes(document["cut"]["time"], facts.now),
-        }
-    elif document["method"] == "undo":
-        what = f"{len(undo['partitions'])} partitions are swapped back: {undo['rows_now']} rows become {undo['rows_after']}"
-        lost |= {
-            "runs": len(undo["runs"]),
-            "rows": undo["rows_now"],
-            "minutes": _minutes(document["cut"]["time"], facts.now),
-        }
-    elif document["data"] == "restore":
-        what = "no newer release has published anything that stands: nothing to take back"
-    else:
-        what = f"stay, with {facts.since[1]} rows in partitions that {facts.since[0]} runs published since"
+    return not reason
+
+
+def _schema(facts: Facts, wanted: Mapping[str, Any], goes_down: bool) -> str:
+    what = f"level {facts.level} → {wanted['migration']}" if facts.level > wanted["migration"] else "stays"
     applied = facts.down.get("applied") or []
-    schema = f"level {facts.level} → {wanted['migration']}" if facts.level > wanted["migration"] else "stays"
-    if applied and not reason:
-        schema += f" (takes back {', '.join(applied)})"
-    document["layers"] += [{"layer": "schema", "what": schema}, {"layer": "published data", "what": what}]
+    return f"{what} (takes back {', '.join(applied)})" if applied and goes_down else what
+
+
+def _published(document: dict[str, Any], facts: Facts) -> str:
+    """What becomes of the published data; what is lost by it is added up."""
+    undo = facts.undo
+    if document["method"]:
+        runs, rows = facts.since if document["method"] == "restore" else (len(undo["runs"]), undo["rows_now"])
+        minutes = _minutes(document["cut"]["time"], facts.now)
+        document["lost"] |= {"runs": runs, "rows": rows, "minutes": minutes}
+    if document["method"] == "restore":
+        return f"is restored to the restore point {_restore_point(document)}; Airflow's metadata stay"
+    if document["method"] == "undo":
+        return f"{len(undo['partitions'])} partitions are swapped back: {undo['rows_now']} rows become {undo['rows_after']}"
+    if document["data"] == "restore":
+        return "no newer release has published anything that stands: nothing to take back"
+    return f"stay, with {facts.since[1]} rows in partitions that {facts.since[0]} runs published since"
+
+
+def _buckets(document: dict[str, Any], facts: Facts) -> None:
+    """The buckets in which something was overwritten or deleted."""
     document["rewind"] = []
     for name, summary in sorted(facts.rewind.items()):
         actions = summary["actions"]
         if not actions["replaced"] + actions["restored"]:
             continue
         document["rewind"].append(name)
-        lost["objects"] += actions["removed"]
+        document["lost"]["objects"] += actions["removed"]
         document["notes"] += summary["warnings"]
         what = (
             f"goes back to {document['cut']['time']}: {actions['replaced']} overwritten and {actions['restored']} deleted objects"

@@ -22,6 +22,7 @@ class AuditLog:
         self._last = digest(lines[-1]) if lines else ""
 
     def write(self, event: str, **more: Any) -> None:
+        """Add a line; it is on disk when the call returns."""
         line = json.dumps(
             {"at": datetime.now(UTC).isoformat(), "event": event, **more, "after": self._last}, default=str
         )

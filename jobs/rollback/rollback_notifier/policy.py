@@ -13,6 +13,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
+    """A model that refuses fields it does not know, and stays as it was read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -43,6 +45,7 @@ class Rule(Strict):
         return self
 
     def matches(self, labels: dict[str, str]) -> bool:
+        """Whether every expression fits its label as a whole; a label that is not there is empty."""
         return all(re.fullmatch(pattern, labels.get(name, "")) for name, pattern in self.match.items())
 
     def target(self, labels: dict[str, str]) -> dict[str, Any]:
@@ -64,6 +67,7 @@ class Limits(Strict):
     hours: float = 24
 
     def broken_by(self, plans: list[dict[str, Any]]) -> str | None:
+        """The first limit that the plans break together, as a sentence; None when they keep within all."""
         for name, limit in (("runs", self.runs), ("partitions", self.partitions), ("rows", self.rows)):
             total = sum(plan["rows_now"] if name == "rows" else len(plan[name]) for plan in plans)
             if total > limit:

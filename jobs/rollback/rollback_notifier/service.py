@@ -78,7 +78,7 @@ def create_app(notifier: Notifier, secrets: Secrets, every: float | None = 5) ->
     def incidents() -> list[dict[str, Any]]:
         return notifier.incidents()
 
-    def answered(number: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def answered(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
             return work()
         except LookupError as error:
@@ -90,11 +90,11 @@ def create_app(notifier: Notifier, secrets: Secrets, every: float | None = 5) ->
 
     @app.get("/incidents/{number}", dependencies=[approver])
     def incident(number: int) -> dict[str, Any]:
-        return answered(number, lambda: notifier.incident(number))
+        return answered(lambda: notifier.incident(number))
 
     @app.post("/incidents/{number}/{verb}", dependencies=[approver, Depends(small)])
     def answer(number: int, verb: Literal["approve", "reject"], given: Answer) -> dict[str, Any]:
-        return answered(number, lambda: getattr(notifier, verb)(number, given))
+        return answered(lambda: getattr(notifier, verb)(number, given))
 
     @app.get("/metrics", dependencies=[Depends(metrics_user)])
     def metrics() -> Response:

@@ -1,0 +1,101 @@
+"""The count of the documents that Elasticsearch refused, while their file is rotated, emptied and deleted."""
+
+import gzip
+import re
+import subprocess
+from pathlib import Path
+
+import jinja2
+import pytest
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "roles/log_shipper/templates"
+STATS = '{ "name": "ship", "origin": "core.queue", "size": 7, "enqueued": 9 }\n'
+REFUSED = (
+    '{ "reply": { "items": [ { "create": { "status": 400, "error": { "type": "document_parsing_exception" } } } ] } }\n'
+)
+KNOWN = REFUSED.replace("document_parsing_exception", "version_conflict_engine_exception")
+
+
+def render(name: str, **variables) -> str:
+    return jinja2.Template((TEMPLATES / name).read_text(), undefined=jinja2.StrictUndefined).render(
+        ansible_managed="", **variables
+    )
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Runs the measurement; returns what it leaves of a metric."""
+    (tmp_path / "stats").write_text(STATS)
+    target = tmp_path / "log_shipper.prom"
+    text = render(
+        "etl-log-metrics.j2",
+        __log_shipper_stats=tmp_path / "stats",
+        __log_shipper_rejected=tmp_path / "rejected.json",
+        __log_shipper_spool=tmp_path,
+    )
+    assert text.count("/var/lib/prometheus/node-exporter/log_shipper.prom") == 1
+    script = text.replace("/var/lib/prometheus/node-exporter/log_shipper.prom", str(target))
+
+    def metric(name: str = "etl_log_rejected_total") -> int:
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        return int(re.search(rf"^{name} (\d+)$", target.read_text(), re.MULTILINE)[1])
+
+    return metric
+
+
+def add(file: Path, text: str) -> None:
+    with file.open("a") as opened:
+        opened.write(text)
+
+
+def rotate(file: Path) -> None:
+    """What logrotate does before it sends its signal."""
+    aside, older = file.with_name(f"{file.name}.1"), file.with_name(f"{file.name}.2.gz")
+    if aside.exists():
+        older.write_bytes(gzip.compress(aside.read_bytes()))
+        aside.unlink()
+    file.rename(aside)
+
+
+def test_the_count_only_grows_whatever_becomes_of_the_file(measured, tmp_path):
+    file, aside = tmp_path / "rejected.json", tmp_path / "rejected.json.1"
+    assert (measured(), measured("etl_log_waiting_lines")) == (0, 7)
+    add(file, REFUSED * 3 + KNOWN)
+    assert [measured(), measured()] == [3, 3]
+    add(file, REFUSED)
+    rotate(file)
+    add(aside, REFUSED)
+    assert measured() == 5, "what was written just before the file was put aside, and after it until the signal"
+    add(file, REFUSED)
+    assert [measured(), measured()] == [6, 6]
+    add(aside, REFUSED)
+    add(file, REFUSED)
+    rotate(file)
+    assert measured() == 7, "of the one before the last only what had been seen"
+    add(file, REFUSED * 2)
+    assert measured() == 9
+    file.write_text("")
+    assert measured() == 9
+    add(file, REFUSED)
+    assert measured() == 10
+    for path in (file, aside):
+        path.unlink()
+    assert [measured() for _ in range(4)] == [10] * 4
+    add(file, REFUSED)
+    assert measured() == 11
+    assert len((tmp_path / "rejected").read_text().splitlines()) <= 5, "of files that are long gone nothing is kept"
+
+
+def test_refused_documents_are_put_aside_without_a_gap():
+    text = render(
+        "logrotate.conf.j2",
+        __log_shipper_rejected="/var/log/etl-log-rejected.json",
+        log_shipper_rejected_size="50M",
+        log_shipper_rejected_files=12,
+    )
+    assert "copytruncate" not in text, "what comes between copying and emptying would be lost"
+    assert {"nocreate", "delaycompress", "missingok", "rotate 12", "maxsize 50M"} <= {
+        line.strip() for line in text.splitlines()
+    }
+    assert re.search(r"postrotate\s+/usr/lib/rsyslog/rsyslog-rotate\s+endscript", text)

@@ -1,14 +1,18 @@
-"""The count of the documents that Elasticsearch refused, while their file is rotated, emptied and deleted."""
+"""What both shippers leave for Prometheus: lines that wait, and lines that Elasticsearch refused, whatever becomes of their file."""
 
 import gzip
+import http.server
+import json
 import re
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import jinja2
 import pytest
 
-TEMPLATES = Path(__file__).resolve().parents[2] / "roles/log_shipper/templates"
+ROLES = Path(__file__).resolve().parents[2] / "roles"
 STATS = '{ "name": "ship", "origin": "core.queue", "size": 7, "enqueued": 9 }\n'
 REFUSED = (
     '{ "reply": { "items": [ { "create": { "status": 400, "error": { "type": "document_parsing_exception" } } } ] } }\n'
@@ -16,8 +20,8 @@ REFUSED = (
 KNOWN = REFUSED.replace("document_parsing_exception", "version_conflict_engine_exception")
 
 
-def render(name: str, **variables) -> str:
-    return jinja2.Template((TEMPLATES / name).read_text(), undefined=jinja2.StrictUndefined).render(
+def render(name: str, role: str = "log_shipper", **variables) -> str:
+    return jinja2.Template((ROLES / role / "templates" / name).read_text(), undefined=jinja2.StrictUndefined).render(
         ansible_managed="", **variables
     )
 
@@ -99,3 +103,51 @@ def test_refused_documents_are_put_aside_without_a_gap():
         line.strip() for line in text.splitlines()
     }
     assert re.search(r"postrotate\s+/usr/lib/rsyslog/rsyslog-rotate\s+endscript", text)
+
+
+@pytest.fixture
+def logstash(tmp_path):
+    """Runs Logstash's measurement against an API with this status and answer; returns the file that it left, None without one."""
+    target = tmp_path / "log_shipper.prom"
+    text = render("etl-logstash-metrics.j2", role="logstash")
+    for known in ("http://127.0.0.1:9600/", "/var/lib/prometheus/node-exporter/log_shipper.prom"):
+        assert text.count(known) == 1
+
+    def measure(status: int, document: dict | None) -> str | None:
+        class Api(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                assert self.path == "/_node/stats/pipelines/main"
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(document).encode())
+
+            def log_message(self, *arguments):
+                pass
+
+        with http.server.HTTPServer(("127.0.0.1", 0), Api) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            script = text.replace(":9600/", f":{server.server_port}/")
+            script = script.replace("/var/lib/prometheus/node-exporter/log_shipper.prom", str(target))
+            done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True)
+            server.shutdown()
+        assert (done.returncode, done.stderr) == (0, "")
+        return target.read_text() if target.exists() else None
+
+    return measure
+
+
+def test_logstash_leaves_what_the_other_shipper_leaves(logstash, measured, tmp_path):
+    outputs = [{"name": "elasticsearch", "documents": {"successes": 9, "non_retryable_failures": 4, "dlq_routed": 2}}]
+    main = {"queue": {"type": "persisted", "events_count": 7}, "plugins": {"outputs": outputs}}
+    add(tmp_path / "rejected.json", REFUSED * 2)
+    measured()
+    same = (tmp_path / "log_shipper.prom").read_text()
+    (tmp_path / "log_shipper.prom").unlink()
+    assert logstash(200, {"pipelines": {"main": main}}) == same
+    del outputs[0]["documents"]
+    assert "etl_log_rejected_total 0\n" in logstash(200, {"pipelines": {"main": main}}), "before its first line"
+
+
+@pytest.mark.parametrize(("status", "document"), [(200, {"pipelines": {}}), (404, {}), (503, {})])
+def test_a_logstash_that_starts_is_not_measured(logstash, status, document):
+    assert logstash(status, document) is None

@@ -65,10 +65,10 @@ class Deployed:
             role = path.parents[1].name
             for unit in yaml.safe_load(path.read_text())["units"]:
                 # A unit whose name is a group's (spark-worker: spark_worker) runs on that group's hosts only;
-                # a role without a group is turned off, but for the one that every host has.
+                # a role without a group is turned off, but for those that every host has.
                 groups = (unit.removesuffix(".service").replace("-", "_"), role)
                 place = next((name for name in groups if name in self.environment.groups), None)
-                place = "all" if role == "common" else place
+                place = "all" if role in ("common", "firewall") else place
                 for host in self.environment.hosts(place) if place else []:
                     found[host].append(unit)
         return found
@@ -90,6 +90,11 @@ class Deployed:
         if done.returncode:
             raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
         return done.stdout
+
+    def reaches(self, host: str, address: str, port: int) -> bool:
+        """Whether a TCP connection from a host to an address is accepted within three seconds."""
+        attempt = f"import socket; s = socket.socket(); s.settimeout(3); print(s.connect_ex(({address!r}, {port})))"
+        return self.run(host, f"python3 -c {shlex.quote(attempt)}").strip() == "0"
 
     def invocations(self) -> dict[tuple[str, str], str]:
         """What systemd calls the present run of every unit: it changes with each (re)start. Keys: host and unit."""

@@ -17,7 +17,7 @@ provider "openstack" {
 locals {
   roles_directory = "${path.module}/../../../roles"
   # Roles that every host has, or that only the lab's machine has: not inventory groups.
-  not_groups = ["cloud_lab", "common", "lab", "pki", "storage"]
+  not_groups = ["cloud_lab", "common", "firewall", "lab", "pki", "storage"]
   declared = {
     for file in fileset(local.roles_directory, "*/meta/exports.yml") : split("/", file)[0] => yamldecode(file("${local.roles_directory}/${file}"))
   }
@@ -25,9 +25,11 @@ locals {
     # The host that people jump through to nodes without a public address. It has no role of its own.
     { bastion = { ports = {}, clients = {}, scraped = [] } },
     { for role, declared in local.declared : role => {
-      ports   = declared.ports
-      clients = declared.clients
-      scraped = keys(declared.metrics)
+      ports     = declared.ports
+      clients   = declared.clients
+      scraped   = keys(declared.metrics)
+      spans     = try(declared.spans, {})
+      served_by = try(declared.served_by, {})
     } if !contains(local.not_groups, role) },
   )
 
@@ -49,8 +51,6 @@ module "network" {
   operator_cidrs   = var.operator_cidrs
   exports          = local.exports
   roles            = local.used
-  # Each further application at the same time takes the next number (spark_port_retries).
-  port_spans = { nifi = { request = 16 }, spark = { driver = 15, driver_blocks = 15, executor_blocks = 15 } }
 }
 
 module "nodes" {
@@ -72,7 +72,8 @@ module "nodes" {
 }
 
 module "inventory" {
-  source  = "../../modules/inventory"
-  nodes   = module.nodes.nodes
-  role_of = local.role_of
+  source         = "../../modules/inventory"
+  nodes          = module.nodes.nodes
+  role_of        = local.role_of
+  operator_cidrs = var.operator_cidrs
 }

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import socket
 import time
 
 import pytest
@@ -227,18 +226,17 @@ def test_the_comparison_of_contents_sees_one_row(year, warehouse):
 def nifi_stopped(platform):
     """NiFi down for the test, up and taking requests again after it."""
     host = platform.environment.hosts("nifi")[0]
-    address = platform.environment.value("ansible_host", host), load("flights").port
+    (airflow,) = platform.environment.hosts("airflow")
+    requests = platform.environment.value("platform_address", host), load("flights").port
     platform.run(host, "systemctl stop nifi.service")
     yield
     platform.run(host, "systemctl start nifi.service")
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        try:
-            socket.create_connection(address, timeout=5).close()
+        if platform.reaches(airflow, *requests):
             return
-        except OSError:
-            time.sleep(5)
-    pytest.fail(f"NiFi takes no requests on {address} five minutes after its start")
+        time.sleep(5)
+    pytest.fail(f"NiFi takes no requests on {requests} five minutes after its start")
 
 
 def test_without_nifi_the_run_fails_and_nothing_changes(year, run_flights, warehouse, nifi_stopped):

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.parents[1].name for path in (ROOT / "roles").glob("*/meta/main.yml"))
 VERBS = {"preflight", "install", "configure", "service", "verify"}
 EXPORTS = {"ports", "clients", "metrics", "units", "backups", "secrets"}
+OF_SOME_PORTS = {"spans", "served_by"}
 SECRET_KINDS = {"password", "hex", "fernet", "ssh_key"}
 
 
@@ -90,12 +91,23 @@ def test_names_carry_the_prefix_of_their_role(role):
 @pytest.mark.parametrize("role", ROLES)
 def test_exports_are_literal_and_complete(role):
     path = ROOT / f"roles/{role}/meta/exports.yml"
-    assert set(exports(role)) == EXPORTS
+    assert set(exports(role)) - OF_SOME_PORTS == EXPORTS
     assert "{{" not in path.read_text(), (
         "exports are literals: Terraform and the observing roles read the file as it is"
     )
     assert set(exports(role)["clients"]) <= set(exports(role)["ports"])
     assert set(exports(role)["metrics"]) <= set(exports(role)["ports"])
+    for section in OF_SOME_PORTS:
+        assert set(exports(role).get(section, {})) <= set(exports(role)["ports"])
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_clients_of_ports_are_roles(role):
+    """A misspelt client would be nobody, and its port closed to whom it was meant for."""
+    named = {client for clients in exports(role)["clients"].values() for client in clients}
+    named |= set(exports(role).get("served_by", {}).values())
+    unknown = named - set(ROLES) - {"all", "operators"}
+    assert not unknown, f"roles/{role}/meta/exports.yml names {sorted(unknown)}: no role is called so"
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -13,6 +13,7 @@ name: exports
 short_description: Read roles/*/meta/exports.yml
 description:
   - With the term C(secrets), one dictionary of all roles' secrets.
+  - With the term C(inbound), a list of what listens and for whom, over all roles.
   - With any other term (ports, clients, metrics, units, backups), a dictionary by role.
 options:
   _terms: {description: Sections to read, required: true}
@@ -27,13 +28,41 @@ def read_exports(roles: Path = ROLES) -> dict[str, dict]:
     return {path.parts[-3]: yaml.safe_load(path.read_text()) for path in sorted(roles.glob("*/meta/exports.yml"))}
 
 
+def inbound(exports: dict[str, dict]) -> list[dict]:
+    """Return what listens and for whom, as terraform/modules/network reads it too, ordered by role and port:
+    {name: <role>_<port>, role, port, first: number, span: how many further numbers, clients: sorted groups,
+    groups: whose hosts have it, the first one that the inventory knows}."""
+    found = []
+    for role, declared in sorted(exports.items()):
+        for port, first in sorted(declared["ports"].items()):
+            clients = {*declared["clients"].get(port, []), "blackbox_exporter"}
+            if port in declared["metrics"]:
+                clients.add("prometheus")
+            own = [f"{role}_{port}", f"{role}_{port.split('_')[0]}", role]
+            found.append(
+                {
+                    "name": f"{role}_{port}",
+                    "role": role,
+                    "port": port,
+                    "first": first,
+                    "span": declared.get("spans", {}).get(port, 0),
+                    "clients": sorted(clients),
+                    "groups": [declared["served_by"][port]] if port in declared.get("served_by", {}) else own,
+                }
+            )
+    return found
+
+
 class LookupModule(LookupBase):
     def run(self, terms, variables=None, **kwargs):
         exports = read_exports()
         answers = []
         for term in terms:
+            if term == "inbound":
+                answers.append(inbound(exports))
+                continue
             if term not in SECTIONS:
-                raise AnsibleLookupError(f"exports: '{term}' is not one of {', '.join(SECTIONS)}")
+                raise AnsibleLookupError(f"exports: '{term}' is not one of {', '.join([*SECTIONS, 'inbound'])}")
             by_role = {role: declared.get(term) or {} for role, declared in exports.items()}
             if term == "secrets":
                 answers.append({name: spec for declared in by_role.values() for name, spec in declared.items()})

@@ -12,3 +12,8 @@ variable "role_of" {
   description = "Role that each inventory group belongs to: spark_worker = spark."
   type        = map(string)
 }
+
+variable "operator_cidrs" {
+  description = "Networks that people and the Ansible controller come from; the hosts' own firewalls let them in."
+  type        = set(string)
+}

@@ -38,16 +38,16 @@ locals {
   # Prometheus scrapes what `metrics` lists; the prober knocks at every port.
   clients = merge([for role in local.roles : {
     for name, port in var.exports[role].ports : "${role}-${name}" => {
-      role = role
+      role = lookup(var.exports[role].served_by, name, role)
       name = name
       from = port
-      to   = port + try(var.port_spans[role][name], 0)
+      to   = port + lookup(var.exports[role].spans, name, 0)
       clients = setunion(
         lookup(var.exports[role].clients, name, []),
         contains(var.exports[role].scraped, name) ? ["prometheus"] : [],
         ["blackbox_exporter"],
       )
-    }
+    } if contains(local.roles, lookup(var.exports[role].served_by, name, role))
   }]...)
 
   service_rules = merge([for key, port in local.clients : merge(

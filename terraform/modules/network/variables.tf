@@ -35,21 +35,20 @@ variable "operator_cidrs" {
 }
 
 variable "exports" {
-  description = "What each role declares in meta/exports.yml: ports, their clients, and which of them are scraped."
+  description = <<-EOT
+    What each role declares in meta/exports.yml: ports, their clients, which of them are scraped; of which the number is the first (how many
+    further ports the service may use), and which another role's nodes have.
+  EOT
   type = map(object({
-    ports   = map(number)
-    clients = map(list(string))
-    scraped = set(string)
+    ports     = map(number)
+    clients   = map(list(string))
+    scraped   = set(string)
+    spans     = optional(map(number), {})
+    served_by = optional(map(string), {})
   }))
 }
 
 variable "roles" {
   description = "Roles that some node has; the others get no security group."
   type        = set(string)
-}
-
-variable "port_spans" {
-  description = "Role and port of which the declared number is the first: how many further ports the service may use."
-  type        = map(map(number))
-  default     = {}
 }

@@ -1,5 +1,6 @@
 variables {
-  role_of = { minio = "minio", node_exporter = "node_exporter", spark_master = "spark", spark_worker = "spark", bastion = "bastion" }
+  operator_cidrs = ["198.51.100.7/32", "198.51.100.0/28"]
+  role_of        = { minio = "minio", node_exporter = "node_exporter", spark_master = "spark", spark_worker = "spark", bastion = "bastion" }
   nodes = {
     bastion1 = { address = "10.0.0.5", public_address = "203.0.113.5", roles = ["bastion", "node_exporter"] }
     lake1 = {
@@ -24,6 +25,11 @@ run "structure" {
   }
 
   assert {
+    condition     = output.inventory.all.vars == { platform_operator_networks = tolist(["198.51.100.0/28", "198.51.100.7/32"]) }
+    error_message = "vars: ${jsonencode(output.inventory.all.vars)}"
+  }
+
+  assert {
     condition = jsonencode(output.inventory.all.children) == jsonencode({
       bastion       = { hosts = { bastion1 = null } }
       minio         = { hosts = { lake1 = null } }
@@ -40,7 +46,7 @@ run "structure" {
 run "no_nodes" {
   variables { nodes = {} }
   assert {
-    condition     = jsonencode(output.inventory) == jsonencode({ all = { hosts = {}, children = {} } })
+    condition     = jsonencode(output.inventory) == jsonencode({ all = { vars = { platform_operator_networks = ["198.51.100.0/28", "198.51.100.7/32"] }, hosts = {}, children = {} } })
     error_message = jsonencode(output.inventory)
   }
 }

@@ -5,13 +5,12 @@ variables {
   external_network = "public"
   subnet_cidr      = "10.20.0.0/24"
   operator_cidrs   = ["198.51.100.0/24"]
-  roles            = ["minio", "nifi", "spark", "node_exporter", "prometheus", "artifacts"]
-  port_spans       = { spark = { driver = 15 } }
+  roles            = ["minio", "nifi", "spark", "node_exporter", "airflow", "prometheus", "artifacts"]
   exports = {
     artifacts         = { ports = { depot = 8444 }, clients = { depot = ["all"] }, scraped = [] }
     minio             = { ports = { api = 9000, console = 9001 }, clients = { api = ["nifi", "spark", "airflow"], console = ["operators"] }, scraped = ["api"] }
     nifi              = { ports = { https = 8443 }, clients = { https = ["operators"] }, scraped = [] }
-    spark             = { ports = { driver = 7100 }, clients = { driver = ["spark"] }, scraped = [] }
+    spark             = { ports = { master = 7077, driver = 7100 }, clients = { master = ["airflow"], driver = ["spark"] }, scraped = [], spans = { driver = 15 }, served_by = { driver = "airflow" } }
     node_exporter     = { ports = { web = 9100 }, clients = { web = ["prometheus"] }, scraped = ["web"] }
     prometheus        = { ports = { web = 9090 }, clients = { web = ["operators"] }, scraped = [] }
     airflow           = { ports = { api = 8080 }, clients = { api = ["operators"] }, scraped = [] }
@@ -23,13 +22,16 @@ variables {
 run "declared_ports_and_nothing_else" {
   assert {
     condition = jsonencode(output.rules) == jsonencode({
+      "airflow-api-operators-198.51.100.0/24"    = { role = "airflow", ports = "8080", source = "198.51.100.0/24" }
       "artifacts-depot-all"                      = { role = "artifacts", ports = "8444", source = "member" }
+      "minio-api-airflow"                        = { role = "minio", ports = "9000", source = "airflow" }
       "minio-api-nifi"                           = { role = "minio", ports = "9000", source = "nifi" }
       "minio-api-spark"                          = { role = "minio", ports = "9000", source = "spark" }
       "minio-api-prometheus"                     = { role = "minio", ports = "9000", source = "prometheus" }
       "minio-console-operators-198.51.100.0/24"  = { role = "minio", ports = "9001", source = "198.51.100.0/24" }
       "nifi-https-operators-198.51.100.0/24"     = { role = "nifi", ports = "8443", source = "198.51.100.0/24" }
-      "spark-driver-spark"                       = { role = "spark", ports = "7100-7115", source = "spark" }
+      "spark-driver-spark"                       = { role = "airflow", ports = "7100-7115", source = "spark" }
+      "spark-master-airflow"                     = { role = "spark", ports = "7077", source = "airflow" }
       "node_exporter-web-prometheus"             = { role = "node_exporter", ports = "9100", source = "prometheus" }
       "prometheus-web-operators-198.51.100.0/24" = { role = "prometheus", ports = "9090", source = "198.51.100.0/24" }
     })

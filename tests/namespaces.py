@@ -1,6 +1,6 @@
 """A host with a firewall and its peers, as two network namespaces of one veth: who gets through to what.
 
-Run as `unshare --map-root-user --net --mount python -m tests.namespaces`; reads {rules, host, peers, ports} as JSON, prints
+Run as `unshare --net --mount python -m tests.namespaces`; reads {rules, host, peers, ports} as JSON, prints
 {"open": {peer: ports that it reaches}, "older": whether a connection from before the rules goes on when the peer speaks first}.
 """
 

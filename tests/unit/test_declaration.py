@@ -1,11 +1,14 @@
 """Declarations are checked before anything is made of them, and the message leads to the line."""
 
+import re
+import textwrap
 from datetime import datetime
 
 import pytest
 
 from jobs.declaration import PIPELINES, DeclarationError, Retention, connections, load, load_all
 
+ROOT = PIPELINES.parents[1]
 FLIGHTS = (PIPELINES / "flights.yml").read_text()
 
 
@@ -80,6 +83,15 @@ def two_origins(declare):
         return declare((FLIGHTS[start:end], text.lstrip("\n")))
 
     return write
+
+
+def test_the_sources_that_the_manual_shows_are_right(tmp_path):
+    """Those under "Add a source" in docs/usage.md."""
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/usage.md").read_text(), re.DOTALL)
+    rest = "publish: {dim_stock: {kind: dimension, from: stock, columns: {sku: sku, pieces: pieces}, key: [sku]}}\n"
+    head = "pipeline: shop\ndescription: x\nowner: x\nalerts: x@example.org\nport: 9459\nsources:\n"
+    (tmp_path / "shop.yml").write_text(f"{head}{textwrap.indent(textwrap.dedent(shown), '  ')}{rest}")
+    assert {source.kind for source in load("shop", tmp_path).sources.values()} == {"sql", "sftp", "rest"}
 
 
 def test_origins_share_what_their_dataset_declares(two_origins):

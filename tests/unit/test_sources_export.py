@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 SCRIPT = Path(__file__).resolve().parents[2] / "roles/sources/files/export_flights.py"
+sys.path.insert(0, str(SCRIPT.parent))  # as it has when it is run
 spec = importlib.util.spec_from_file_location("export_flights", SCRIPT)
 export_flights = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(export_flights)

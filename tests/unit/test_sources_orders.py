@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "roles/sources/files/export_orders.py"
+sys.path.insert(0, str(SCRIPT.parent))  # as it has when it is run
 spec = importlib.util.spec_from_file_location("export_orders", SCRIPT)
 export_orders = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(export_orders)

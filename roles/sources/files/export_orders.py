@@ -13,11 +13,13 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import shutil
 import subprocess
 import sysconfig
 import tempfile
+from functools import partial
 from pathlib import Path
+
+from kept_export import kept
 
 PACKAGE = "tpchgen-cli"
 CUSTOMER = {
@@ -74,22 +76,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="directory that keeps the exports")
     parser.add_argument("--scale", required=True, help="scale factor: 1 is a gigabyte of all TPC-H tables")
     given = parser.parse_args()
-    cache = given.cache.expanduser()
-
-    script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-    directory = cache / f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}-{given.scale}-{script}"
-    manifest_file = directory / "manifest.json"
-    fresh = not manifest_file.exists()
-    if fresh:
-        cache.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".export-", dir=cache))
-        try:
-            (unfinished / manifest_file.name).write_text(json.dumps(export(unfinished, given.scale), indent=1) + "\n")
-            unfinished.rename(directory)
-        except BaseException:
-            shutil.rmtree(unfinished)
-            raise
-    print(json.dumps({"directory": str(directory), "fresh": fresh, **json.loads(manifest_file.read_text())}))
+    print(json.dumps(kept(given.cache, __file__, PACKAGE, partial(export, scale=given.scale), given.scale)))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,12 @@ def upstream(platform, tmp_path_factory):
             assert play.returncode == 0, play.failed or play.stderr
         yield deployed
     finally:
-        platform.run(HOSTS["logstash"], "systemctl start rsyslog.service")
+        measure = "etl-logstash-metrics"
+        platform.run(
+            HOSTS["logstash"],
+            f"if systemctl cat {measure}.timer >/dev/null 2>&1; then systemctl disable --now {measure}.timer; fi;"
+            f" rm -f /etc/systemd/system/{measure}.* /usr/local/lib/{measure}; systemctl start rsyslog.service",
+        )
         archives = " ".join(f"{DEPOT}/{name}-{DECLARED[name]['version']}-*" for name in HOSTS)
         platform.run(depot, f"mv /root/index.json /root/SHA256SUMS {DEPOT}/; rm -f {archives}")
         for name, host in HOSTS.items():

@@ -258,6 +258,46 @@ def test_a_csv_without_the_declared_columns_stops(spark, lake, content, message)
         cleaned_file(spark, lake, AIRLINES, "airlines.csv", content)
 
 
+def test_of_many_files_those_with_the_same_header_are_looked_into_once(spark, lake, monkeypatch):
+    looked, columns_of = [], raw_rows.columns_of
+    monkeypatch.setattr(
+        raw_rows, "columns_of", lambda *given: looked.append(given[2].rpartition("/")[2]) or columns_of(*given)
+    )
+    content = {f"a-{day}.csv": b"carrier,name\r\nUA,%d\n" % day for day in range(5)}
+    content |= {"b.csv": b"carrier,name\nUA,b", "c.csv.gz": gzip.compress(b"carrier,name\r\nUA,c")}
+    content |= {"e.csv": b"name,carrier\ne,UA\n", "f.csv": b"carrier,name,alliance\nUA,f,Star\n"}
+    files = {raw_file(lake, name, text): name for name, text in content.items()}
+    groups = raw_rows.read(spark, AIRLINES, files)
+    assert looked == ["a-0.csv", "e.csv", "f.csv"]
+    assert [(str(group), [*group.columns]) for group in groups] == [
+        ("a-0.csv, a-1.csv, a-2.csv, a-3.csv, a-4.csv, b.csv, c.csv.gz", ["carrier", "name"]),
+        ("e.csv", ["name", "carrier"]),
+        ("f.csv", ["carrier", "name", "alliance"]),
+    ]
+    assert [sorted(row["name"] for row in group.rows.collect()) for group in groups] == [[*"01234bc"], ["e"], ["f"]]
+    with pytest.raises(raw_rows.DriftError, match=r"airlines \(f.csv\): column alliance: .* found string"):
+        raw_rows.read(spark, replace(AIRLINES, drift=Drift(added="stop")), files)
+
+
+@pytest.mark.parametrize(
+    ("head", "path", "encoding", "header"),
+    [
+        (b"a,b\r\n1,2\n", "x.csv", "utf-8", b"a,b"),
+        (b"a,b", "x.csv", "utf-8", b"a,b"),
+        (b'\n \n"a\nb",c\n1,2', "x.csv", "iso-8859-1", b'\n \n"a\nb",c'),
+        (gzip.compress(b"a,b\n1,2"), "x.csv.gz", "utf-8", b"a,b"),
+        (b"a," * raw_rows.HEAD, "x.csv", "utf-8", None),
+        (b'"a,b\n1,2\n', "x.csv", "utf-8", None),
+        (b"a,b\n", "x.csv.gz", "utf-8", None),
+        ("a,b\n".encode("utf-16"), "x.csv", "utf-16", None),
+        (b"a,b\n", "x.csv", "of Spark alone", None),
+        (b"", "x.csv", "utf-8", None),
+    ],
+)
+def test_headers_are_known_by_their_bytes(head, path, encoding, header):
+    assert raw_rows.header_of(head[: raw_rows.HEAD], path, encoding) == header
+
+
 def test_a_csv_with_its_header_alone_is_empty(spark, lake):
     assert cleaned_file(spark, lake, AIRLINES, "airlines.csv", "carrier,name\n") == ([], [], 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from jobs.declaration import Source
 from jobs.extract.landing import period_of
+from jobs.extract.records import csv_spans
 from jobs.transform.spark.originals import UNREADABLE
 from jobs.transform.spark.session import StageError
+from jobs.transform.spark.storage import Storage
 
 FILE, BLOCK, RECORD = ORIGIN = ("_file", "_block", "_record")
 IDS_OF_A_PARTITION = 2**33 - 1
+HEAD = 8192  # bytes of a file in which its header is looked for
 # Spark's own reader, by class: the name "avro" asks for a further jar that adds only SQL functions.
 AVRO = "org.apache.spark.sql.avro.AvroFileFormat"
 JSON = ("json", "jsonl")  # a document, or one for each line
@@ -75,11 +79,14 @@ def read(spark: SparkSession, source: Source, files: dict[str, str]) -> list[Raw
     Text is read as strings. Raises DriftError where the source's declaration says stop, StageError for a file that cannot be read.
     """
     found: dict[tuple, dict[str, str]] = {}
+    known: dict[bytes | str, dict[str, str]] = {}
     # one query has one result: its parts are alike
     for path in files if source.kind != "sql" else list(files)[:1]:
         with reading(source, files):
-            columns = columns_of(spark, source, path)
-        found.setdefault(tuple(columns.items()), {})[path] = files[path]
+            same = header_of(Storage(spark).head(path, HEAD), path, source.encoding) if source.format == "csv" else None
+            if (key := same or path) not in known:
+                known[key] = columns_of(spark, source, path)
+        found.setdefault(tuple(known[key].items()), {})[path] = files[path]
     if source.kind == "sql":
         found = {columns: files for columns in found}
     groups = []
@@ -123,6 +130,25 @@ def columns_of(spark: SparkSession, source: Source, path: str) -> dict[str, str]
         return {name: "string" for name in _records(source, inferred) if name != "_corrupt_record"}
     reader = spark.read.parquet(path) if source.format == "parquet" else spark.read.format(AVRO).load(path)
     return dict(reader.dtypes)
+
+
+def header_of(head: bytes, path: str, encoding: str) -> bytes | None:
+    """All bytes of a CSV up to the end of its header, from its first HEAD bytes; None when they do not tell where that is.
+
+    Files that have these in common have the same columns: Spark, for which looking into a file is two jobs, is asked once.
+    """
+    whole = len(head) < HEAD
+    try:
+        if '",\n'.encode(encoding) != b'",\n':
+            return None
+        if path.endswith(".gz"):
+            head = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head)
+    except (LookupError, zlib.error):
+        return None
+    end = next((end for start, end in csv_spans(head) if head[start:end].strip()), None)
+    if end is None or (end == len(head) and not whole) or head[:end].count(b'"') % 2:
+        return None
+    return head[:end]
 
 
 def _records(source: Source, schema: StructType) -> list[str]:

@@ -29,6 +29,15 @@ class Storage:
         finally:
             stream.close()
 
+    def head(self, path: str, most: int) -> bytes:
+        """Return the first bytes of a file, at most so many."""
+        fs, hadoop_path = self._open(path)
+        stream = fs.open(hadoop_path)
+        try:
+            return bytes(stream.readNBytes(most))
+        finally:
+            stream.close()
+
     def create_text(self, path: str, text: str) -> None:
         """Write a new UTF-8 file; an existing one is an error, never overwritten."""
         fs, hadoop_path = self._open(path)

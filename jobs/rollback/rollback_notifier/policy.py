@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -51,7 +52,9 @@ class Rule(Strict):
     def target(self, labels: dict[str, str]) -> dict[str, Any]:
         """What is to be taken back, with the labels filled in; KeyError names a label that the alert does not have."""
         if self.command is not None:
-            return {"command": self.command.format_map(labels)}
+            # a person is told to run it: what an alert says must stay one word of it
+            quoted = {name: shlex.quote(value) for name, value in labels.items()}
+            return {"command": self.command.format_map(quoted)}
         if self.run is not None:
             return {"runs": [self.run.format_map(labels)], "cascade": self.cascade}
         named = {"pipeline": self.pipeline, "from": self.start, "to": self.end}

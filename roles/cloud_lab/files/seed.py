@@ -12,6 +12,7 @@ import openstack
 
 
 def made(kind: str, name: str) -> None:
+    """Say what was made: for the role, a line is a change."""
     print(f"made {kind} {name}", flush=True)
 
 
@@ -34,6 +35,7 @@ def user(cloud, name: str, password: str, project: str, roles: list[str]) -> Non
 
 
 def identity(cloud, wanted: dict) -> None:
+    """Services of the catalogue, each with its user and its endpoint."""
     for kind, service in wanted["catalogue"].items():
         user(cloud, service["name"], wanted["service_password"], "service", ["admin", "service"])
         if not (it := next(cloud.identity.services(type=kind), None)):
@@ -47,6 +49,7 @@ def identity(cloud, wanted: dict) -> None:
 
 
 def projects(cloud, wanted: dict) -> None:
+    """The public network, flavors, an image, and each project with its member, quota and application credential."""
     if not (external := cloud.network.find_network("public")):
         external = cloud.network.create_network(
             name="public",

@@ -201,6 +201,11 @@ def test_labels_cannot_reach_into_python(notifier):
     assert notifier.incident(1)["target"]["runs"] == ["{__class__}"], "a label is text, never a template"
 
 
+def test_a_label_is_one_word_of_the_command_that_is_proposed(notifier):
+    notifier.receive(alert(rollback="release", good="0123456789ab; rm -r /"))
+    assert notifier.incident(1)["target"] == {"command": "playbooks/rollback.yml -e to='0123456789ab; rm -r /'"}
+
+
 def test_the_same_again_is_one_incident(notifier):
     assert notifier.receive(alert()) == "opened"
     assert notifier.receive(alert()) == "duplicate"

@@ -175,6 +175,12 @@ def test_first_plan_tells_what_it_needs(tree, environment):
     assert needs["security group rules"] > 30
 
 
+def test_the_documentation_names_the_quota_that_prod_needs(tree):
+    needs = cloud_plan.needs(profile(tree, "prod").plans["first"])
+    said = f"{needs['security groups']} security groups (OpenStack's default is 10) with {needs['security group rules']} rules for `prod`"
+    assert said in (ROOT / "docs/installation-openstack.md").read_text()
+
+
 @pytest.mark.parametrize("environment", ["staging", "prod"])
 def test_another_worker_touches_the_workers_alone(tree, environment):
     plan = profile(tree, environment).plans["more"]

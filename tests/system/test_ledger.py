@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.deployed import ROOT
+from tests.deployed import ROOT, Play
 from tests.oracle import flights_2013
 
 JANUARY = ("2013-01-01", "2013-02-01")
@@ -33,9 +33,16 @@ def test_every_source_is_in_balance_with_its_own_count(year, warehouse, oracle):
     assert (by_table["dim_airline"], by_table["dim_airport"]) == (oracle["airlines"], oracle["airports"])
 
 
-def test_a_partition_leads_to_objects_that_are_there_in_that_version(year, platform, object_store):
+@pytest.fixture(scope="module")
+def lineage(year, platform) -> Play:
+    """What the playbook says of a partition, once it has loaded the events that wait."""
     play = platform.playbook("playbooks/lineage.yml", "-e", "table=dwh.fact_flight", "-e", "partition=201307")
     assert play.returncode == 0, play.failed
+    return play
+
+
+def test_a_partition_leads_to_objects_that_are_there_in_that_version(lineage, platform, object_store):
+    play = lineage
     assert "fact_flight_201307 version" in play.stderr
     assert "what stands on it" in play.stderr and "dwh.agg_delay_day" in play.stderr
     assert "flow version" in play.stderr
@@ -46,8 +53,7 @@ def test_a_partition_leads_to_objects_that_are_there_in_that_version(year, platf
     assert head["VersionId"] == version
 
 
-def test_airflow_tells_of_its_tasks(year, warehouse, platform):
-    platform.playbook("playbooks/lineage.yml", "-e", "table=dwh.fact_flight", "-e", "partition=201307")
+def test_airflow_tells_of_its_tasks(year, lineage, warehouse):
     rows = warehouse.rows(
         "select distinct job_name from etl.lineage_event where job_namespace = 'airflow' and run_id = %s",
         year.ledger["run_id"],

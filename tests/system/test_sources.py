@@ -5,6 +5,7 @@ import json
 import shlex
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import pytest
@@ -36,26 +37,36 @@ def ask(platform):
 
 
 @pytest.fixture(scope="module")
-def extract(ask, object_store, platform):
-    """Has NiFi extract a dataset; returns its manifest or its failure record, whichever came."""
+def begin(ask, object_store, platform):
+    """Has NiFi extract a dataset; returns what awaits its manifest or its failure record, whichever comes."""
     bucket = platform.environment.value("platform_s3_buckets")["raw"]
 
-    def run(dataset: str, start: str, end: str, seconds: float = 120, **more) -> dict:
+    def request(dataset: str, start: str, end: str, **more) -> Callable[[], dict]:
         run_id = f"test__{uuid.uuid4()}"
         status, text = ask(dataset, start, end, run_id=run_id, **more)
         assert status == 202, text
         source = FLIGHTS.sources[dataset]
         prefix = f"{source.connection}/{dataset}/dt={start}/run_id={run_id}/attempt=1/"
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            listed = object_store.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-            for key in (item["Key"] for item in listed):
-                if key.endswith(("_manifest.json", "_failure.json")):
-                    return json.load(object_store.get_object(Bucket=bucket, Key=key)["Body"])
-            time.sleep(1)
-        pytest.fail(f"neither manifest nor failure record under {prefix} within {seconds} s")
 
-    return run
+        def end_of(seconds: float = 120) -> dict:
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                listed = object_store.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+                for key in (item["Key"] for item in listed):
+                    if key.endswith(("_manifest.json", "_failure.json")):
+                        return json.load(object_store.get_object(Bucket=bucket, Key=key)["Body"])
+                time.sleep(1)
+            pytest.fail(f"neither manifest nor failure record under {prefix} within {seconds} s")
+
+        return end_of
+
+    return request
+
+
+@pytest.fixture(scope="module")
+def extract(begin):
+    """Has NiFi extract a dataset; returns its manifest or its failure record, whichever came."""
+    return lambda *request, **more: begin(*request, **more)()
 
 
 @pytest.fixture
@@ -72,24 +83,45 @@ def faults(platform):
     platform.run(host, f"rm -f {path}")
 
 
+NAMES = [f"flights-2013-{month:02}.parquet" for month in range(1, 7)]
+MONTHS = (JANUARY, ("2013-03-01", "2013-04-01"), ("2013-11-01", "2013-12-01"))
+YEAR = ("2013-01-01", "2014-01-01")
+NOT_AS_LISTED = [
+    ("flights_files", "flights-2033-01.parquet", {}, "landing has no file flights-2033-01.parquet"),
+    ("airlines", "airlines.csv", {"size": 7}, "it is still being written"),
+    ("airports", "airports.json", {"size": 7}, "it is still being written"),
+]
+
+
+@pytest.fixture(scope="module")
+def extracted(begin):
+    """What comes of requests that are independent of each other: all are made before the first is awaited."""
+    asked = {("weather", *interval): {} for interval in (*MONTHS, YEAR, ("2015-01-01", "2015-01-02"))}
+    asked |= {("flights_files", "2013-01-01", "2013-07-01"): {"files": [{"name": name} for name in NAMES]}}
+    asked |= {(dataset, *JANUARY): {"files": [{"name": name} | size]} for dataset, name, size, _ in NOT_AS_LISTED}
+    coming = {request: begin(*request, **more) for request, more in asked.items()}
+    done = {request: end_of() for request, end_of in coming.items()}
+    return lambda *request: done[request]
+
+
 def rows(manifest: dict) -> int:
     assert "files" in manifest, manifest
     return sum(int(file["rows"]) for file in manifest["files"])
 
 
-def test_pages_of_the_weather_add_up_in_local_months(extract):
-    for start, end in (JANUARY, ("2013-03-01", "2013-04-01"), ("2013-11-01", "2013-12-01")):
-        assert rows(extract("weather", start, end)) == len(flights_2013.observations(start, end))
+def test_pages_of_the_weather_add_up_in_local_months(extracted):
+    for start, end in MONTHS:
+        assert rows(extracted("weather", start, end)) == len(flights_2013.observations(start, end))
 
 
-def test_a_year_of_weather_is_several_pages(extract):
-    manifest = extract("weather", "2013-01-01", "2014-01-01")
+def test_a_year_of_weather_is_several_pages(extracted):
+    manifest = extracted("weather", *YEAR)
     assert [int(file["rows"]) for file in manifest["files"]][:-1] == [5000] * 5
     assert rows(manifest) == len(flights_2013.observations())
 
 
-def test_an_hour_without_weather_is_sealed_empty(extract):
-    assert rows(extract("weather", "2015-01-01", "2015-01-02")) == 0
+def test_an_hour_without_weather_is_sealed_empty(extracted):
+    assert rows(extracted("weather", "2015-01-01", "2015-01-02")) == 0
 
 
 def test_a_service_that_recovers_is_asked_again(extract, faults):
@@ -113,24 +145,16 @@ def test_pages_that_do_not_add_up_fail_with_the_reason(extract, faults, fault, r
     assert reason in failure["reason"]
 
 
-def test_files_over_sftp_keep_name_and_content(extract, platform):
+def test_files_over_sftp_keep_name_and_content(extracted, platform):
     (host,) = platform.environment.hosts("sources")
-    names = [f"flights-2013-{month:02}.parquet" for month in range(1, 7)]
-    manifest = extract("flights_files", "2013-01-01", "2013-07-01", files=[{"name": name} for name in names])
+    manifest = extracted("flights_files", "2013-01-01", "2013-07-01")
     sums = platform.run(host, "cd /srv/sftp/landing && sha256sum flights-2013-*.parquet").split()
     assert {file["name"]: file["sha256"] for file in manifest["files"]} == dict(zip(sums[1::2], sums[::2], strict=True))
 
 
-@pytest.mark.parametrize(
-    ("dataset", "files", "reason"),
-    [
-        ("flights_files", [{"name": "flights-2033-01.parquet"}], "landing has no file flights-2033-01.parquet"),
-        ("airlines", [{"name": "airlines.csv", "size": 7}], "it is still being written"),
-        ("airports", [{"name": "airports.json", "size": 7}], "it is still being written"),
-    ],
-)
-def test_a_file_that_is_not_as_listed_fails(extract, dataset, files, reason):
-    assert reason in extract(dataset, *JANUARY, files=files)["reason"]
+@pytest.mark.parametrize(("dataset", "reason"), [(dataset, reason) for dataset, *_, reason in NOT_AS_LISTED])
+def test_a_file_that_is_not_as_listed_fails(extracted, dataset, reason):
+    assert reason in extracted(dataset, *JANUARY)["reason"]
 
 
 def test_the_directory_of_the_nifi_host_is_listed_and_read(ask, extract, platform):

@@ -142,8 +142,14 @@ class Steps:
         return start()
 
     def extract(self, source: Source) -> Any:
-        # Once more than other tasks: NiFi takes a minute or two to start again.
-        @task(task_id=source.name, retries=3, execution_timeout=timedelta(minutes=30))
+        # Once more than other tasks, and evenly: NiFi takes a minute or two to start again.
+        @task(
+            task_id=source.name,
+            retries=3,
+            retry_delay=timedelta(seconds=40),
+            retry_exponential_backoff=0,
+            execution_timeout=timedelta(minutes=30),
+        )
         def extract_dataset() -> str:
             """Ask NiFi for the dataset and wait for its sealed manifest, whose URL it returns; one that is there already is reused.
 

@@ -146,7 +146,7 @@ class Steps:
         @task(
             task_id=source.name,
             retries=3,
-            retry_delay=timedelta(seconds=40),
+            retry_delay=timedelta(seconds=50),
             retry_exponential_backoff=0,
             execution_timeout=timedelta(minutes=30),
         )

@@ -160,7 +160,7 @@ SLOW = (
     Cause(
         "a DAG file breaks",
         "airflow",
-        DAGS.format("echo import nowhere_to_be_found > dags/drill.py"),
+        DAGS.format("echo from airflow.sdk import nowhere_to_be_found as dag > dags/drill.py"),
         DAGS.format("rm dags/drill.py"),
         ("DagsUnreadable",),
     ),

@@ -110,6 +110,11 @@ def test_clients_of_ports_are_roles(role):
     assert not unknown, f"roles/{role}/meta/exports.yml names {sorted(unknown)}: no role is called so"
 
 
+@pytest.mark.parametrize("role", [role for role in ROLES if exports(role).get("backups")])
+def test_what_is_backed_up_can_be_stored(role):
+    assert role in exports("minio")["clients"]["api"], f"{role} has backups: playbooks/backup.yml stores from its hosts"
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_exported_ports_are_the_default_ones(role):
     for name, port in (exports(role).get("ports") or {}).items():

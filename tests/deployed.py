@@ -147,3 +147,7 @@ class Service:
         answer = self.session.post(self.url + path, json=body, timeout=30)
         answer.raise_for_status()
         return answer.json()
+
+    def delete(self, path: str) -> None:
+        """DELETE a path."""
+        self.session.delete(self.url + path, timeout=30).raise_for_status()

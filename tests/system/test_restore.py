@@ -4,11 +4,12 @@ import shlex
 import signal
 import subprocess
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.deployed import ROOT
+from tests.observed import until
 
 RESTORE = "playbooks/restore_warehouse.yml"
 FILES = "playbooks/restore_files.yml"
@@ -121,6 +122,44 @@ def test_the_files_of_a_service_come_back(platform, warehouse, year, run_flights
     assert done.returncode == 0, done.failed or done.stderr
     assert run_flights("2013-02-01", "2013-03-01", "-e", "again=true").ledger["state"] == "published"
     assert warehouse.contents() == before
+
+
+@pytest.mark.slow
+def test_silences_come_back(platform, alertmanager):
+    """A silence that somebody took away is there again, as it was when the files were packed."""
+    watcher = platform.environment.hosts("alertmanager")[0]
+    now = datetime.now(UTC)
+    silence = alertmanager.post(
+        "/api/v2/silences",
+        {
+            "matchers": [{"name": "alertname", "value": "NoSuchAlert", "isRegex": False}],
+            "startsAt": now.isoformat(),
+            "endsAt": (now + timedelta(hours=2)).isoformat(),
+            "createdBy": "test_restore",
+            "comment": "kept by a backup",
+        },
+    )["silenceID"]
+
+    def state() -> str:
+        return alertmanager.get(f"/api/v2/silence/{silence}")["status"]["state"]
+
+    platform.run(watcher, "systemctl restart prometheus-alertmanager")  # it writes silences when it stops
+    until(lambda: answers(state) == "active", 60)
+    assert platform.playbook("playbooks/backup.yml").returncode == 0
+    alertmanager.delete(f"/api/v2/silence/{silence}")
+    assert state() == "expired"
+    done = platform.playbook(FILES, "-e", "service=alertmanager")
+    assert done.returncode == 0, done.failed or done.stderr
+    assert state() == "active"
+    alertmanager.delete(f"/api/v2/silence/{silence}")
+
+
+def answers(ask) -> str | None:
+    """What a service says, None while it is starting."""
+    try:
+        return ask()
+    except OSError:  # what requests raises is one
+        return None
 
 
 @pytest.mark.parametrize(

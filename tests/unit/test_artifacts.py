@@ -15,15 +15,21 @@ MANIFESTS = ROOT / "ansible/artifacts"
 PLUGIN = ROOT / "roles/artifacts/lookup_plugins/artifacts_catalogue.py"
 CATALOGUE = yaml.safe_load((MANIFESTS / "catalogue.yml").read_text())
 UPSTREAM = yaml.safe_load((MANIFESTS / "upstream.yml").read_text())["upstream"]
+FILTER = ROOT / "roles/artifacts/filter_plugins/artifacts_downgrades.py"
 PYTHON_LOCKS = sorted(MANIFESTS.glob("python/*.txt"))
 POMS = sorted(path for path in MANIFESTS.glob("java/**/pom.xml") if "target" not in path.parts)
 
 
-@pytest.fixture(scope="module")
-def lookup():
-    spec = importlib.util.spec_from_file_location("artifacts_catalogue", PLUGIN)
+def plugin(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def lookup():
+    module = plugin(PLUGIN)
     return lambda root, groups: {e["name"]: e for e in module.LookupModule().run([str(root)], {"groups": groups})}
 
 
@@ -70,6 +76,29 @@ def test_a_missing_manifest_is_named(lookup, copy):
     shutil.rmtree(copy / "go/minio")
     with pytest.raises(AnsibleError, match="go/minio"):
         lookup(copy, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "wanted", "refused"),
+    [
+        ("nifi", "2.6.1", "2.6.0", False),  # of one format
+        ("nifi", "2.6.0", "2.5.0", True),
+        ("nifi", "2.6.0", "2.10.0", False),  # newer, not older
+        ("nifi", "3.0.0", "2.6.0", True),
+        ("airflow", "3.3.0", "3.2.9", True),
+        ("elasticsearch", "8.19.21", "8.19.20", True),  # it refuses to start on what any newer one has written
+        ("elasticsearch", "8.19.21", "8.19.21", False),
+        ("minio", "20251013212412-57701c0b3c08", "20250907161309-07c3a429bfed", True),
+        ("spark", "4.1.2", "3.5.0", False),  # stores nothing
+        ("tools", "1.2.0", "1.0.0", False),
+    ],
+)
+def test_no_version_comes_that_could_not_read_the_data(lookup, name, there, wanted, refused):
+    downgrades = plugin(FILTER).artifacts_downgrades
+    entry = lookup(MANIFESTS, {})[name] | {"version": wanted}
+    told = downgrades([entry], {name: {"version": there}})
+    assert told == ([f"{name} {wanted} is older than {there}, which this environment runs"] if refused else [])
+    assert downgrades([entry], {}) == []
 
 
 @pytest.mark.parametrize("lock", PYTHON_LOCKS, ids=lambda path: path.stem)
@@ -124,7 +153,7 @@ def test_go_modules_have_sums():
 def test_upstream_entries_name_files_not_places():
     assert not set(UPSTREAM) & set(CATALOGUE["artifacts"]), "a name has one origin"
     for name, entry in UPSTREAM.items():
-        assert set(entry) == {"version", "file", "checksum"}, name
+        assert set(entry) - {"data"} == {"version", "file", "checksum"}, name
         assert entry["version"] in entry["file"]
         assert entry["checksum"].removeprefix(entry["file"]) in (".sha512", ".sha256")
         assert "/" not in json.dumps(entry)

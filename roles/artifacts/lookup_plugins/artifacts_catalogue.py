@@ -16,7 +16,8 @@ short_description: Read the artifact catalogue
 description:
   - Returns one entry for each artifact of C(catalogue.yml) in the directory given, in build order.
   - An entry has name, version, key (12 hex digits over the manifests), file (of the archive), files (the manifests), directories (of
-    their copies), parts (C(kind=manifest), for build.sh) and needed (whether one of its groups has a host).
+    their copies), parts (C(kind=manifest), for build.sh), data (the pattern that finds the format of what it stores in a version, or
+    nothing) and needed (whether one of its groups has a host).
   - An entry whose manifests do not exist is an error that names it.
 options:
   _terms:
@@ -62,6 +63,7 @@ def entry(root: Path, recipe: int, name: str, declared: dict, groups: dict) -> d
         "files": files,
         "directories": sorted({f"manifests/{Path(file).parent}" for file in files}),
         "parts": [f"{kind}={manifest}" for kind, manifest in declared["parts"].items()],
+        "data": declared.get("data", ""),
         "needed": any(groups.get(group) for group in declared["groups"]),
     }
 

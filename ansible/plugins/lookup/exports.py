@@ -13,7 +13,7 @@ name: exports
 short_description: Read roles/*/meta/exports.yml
 description:
   - With the term C(secrets), one dictionary of all roles' secrets.
-  - With the term C(inbound), a list of what listens and for whom, over all roles.
+  - With the term C(inbound), a list of what listens, where and for whom, over all roles.
   - With any other term (ports, clients, metrics, units, backups), a dictionary by role.
 options:
   _terms: {description: Sections to read, required: true}
@@ -28,10 +28,11 @@ def read_exports(roles: Path = ROLES) -> dict[str, dict]:
     return {path.parts[-3]: yaml.safe_load(path.read_text()) for path in sorted(roles.glob("*/meta/exports.yml"))}
 
 
-def inbound(exports: dict[str, dict]) -> list[dict]:
-    """Return what listens and for whom, as terraform/modules/network reads it too, ordered by role and port:
+def inbound(exports: dict[str, dict], groups: dict[str, list[str]]) -> list[dict]:
+    """Return what listens, where and for whom, as terraform/modules/network reads it too, ordered by role and port:
     {name: <role>_<port>, role, port, first: number, span: how many further numbers, clients: sorted groups,
-    groups: whose hosts have it, the first one that the inventory knows}."""
+    hosts: those of the group in `served_by`, else of the first one that the inventory knows of the groups <role>_<port>,
+    <role>_<the port's first word> (spark's master_ui: spark_master) and <role>}."""
     found = []
     for role, declared in sorted(exports.items()):
         for port, first in sorted(declared["ports"].items()):
@@ -39,6 +40,7 @@ def inbound(exports: dict[str, dict]) -> list[dict]:
             if port in declared["metrics"]:
                 clients.add("prometheus")
             own = [f"{role}_{port}", f"{role}_{port.split('_')[0]}", role]
+            serving = [declared["served_by"][port]] if port in declared.get("served_by", {}) else own
             found.append(
                 {
                     "name": f"{role}_{port}",
@@ -47,7 +49,7 @@ def inbound(exports: dict[str, dict]) -> list[dict]:
                     "first": first,
                     "span": declared.get("spans", {}).get(port, 0),
                     "clients": sorted(clients),
-                    "groups": [declared["served_by"][port]] if port in declared.get("served_by", {}) else own,
+                    "hosts": next((groups[name] for name in serving if name in groups), []),
                 }
             )
     return found
@@ -59,7 +61,7 @@ class LookupModule(LookupBase):
         answers = []
         for term in terms:
             if term == "inbound":
-                answers.append(inbound(exports))
+                answers.append(inbound(exports, variables["groups"]))
                 continue
             if term not in SECTIONS:
                 raise AnsibleLookupError(f"exports: '{term}' is not one of {', '.join([*SECTIONS, 'inbound'])}")

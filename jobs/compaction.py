@@ -7,16 +7,14 @@ point, one of the two prefixes is whole and named.
 
 from __future__ import annotations
 
-import io
 import tempfile
-from collections.abc import Iterable
 from typing import Any
 
 import psycopg
 import pyarrow.parquet as parquet
 
 from jobs.load import journal
-from jobs.load.staging import READ_AHEAD, S3File
+from jobs.load.staging import objects, parquet_files
 
 FILE_BYTES = 256 * 1024 * 1024  # a file that has as much is followed by another
 
@@ -27,9 +25,8 @@ def compact(conn: psycopg.Connection, s3: Any, bucket: str, run_id: str, prefix:
     Returns the new prefix. Memory stays at one row group. Raises RuntimeError when the ledger no longer names `prefix`.
     """
     place = f"{prefix.rpartition('/attempt=')[0]}/attempt={attempt}"
-    sizes = _files(s3, bucket, prefix)
-    rows = _rewrite(s3, bucket, sizes, place)
-    found = sum(_rows(s3, bucket, key, size) for key, size in _files(s3, bucket, place).items())
+    rows = _rewrite(s3, bucket, objects(s3, bucket, f"{prefix}/"), place)
+    found = _rows(s3, bucket, place)
     if found != rows:
         raise RuntimeError(f"s3://{bucket}/{place} has {found} rows, s3://{bucket}/{prefix} has {rows}")
     s3.put_object(Bucket=bucket, Key=f"{place}/_SUCCESS", Body=b"")
@@ -55,16 +52,14 @@ def _rewrite(s3: Any, bucket: str, sizes: dict[str, int], place: str) -> int:
             writer.close()
             s3.upload_file(path, bucket, f"{place}/part-{number:05}.parquet")
 
-        for key, size in sizes.items():
-            with io.BufferedReader(S3File(s3, bucket, key, size), READ_AHEAD) as file:
-                source = parquet.ParquetFile(file)
-                for group in range(source.num_row_groups):
-                    if writer is None:
-                        writer = parquet.ParquetWriter(path, source.schema_arrow, compression="snappy")
-                    content = source.read_row_group(group)
-                    writer.write_table(content)
-                    rows += content.num_rows
-            written += size
+        for key, source in parquet_files(s3, bucket, sizes):
+            for group in range(source.num_row_groups):
+                if writer is None:
+                    writer = parquet.ParquetWriter(path, source.schema_arrow, compression="snappy")
+                content = source.read_row_group(group)
+                writer.write_table(content)
+                rows += content.num_rows
+            written += sizes[key]
             if writer and written >= FILE_BYTES:
                 put()
                 writer, written, number = None, 0, number + 1
@@ -73,12 +68,6 @@ def _rewrite(s3: Any, bucket: str, sizes: dict[str, int], place: str) -> int:
     return rows
 
 
-def _files(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
-    pages: Iterable = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
-    entries = (entry for page in pages for entry in page.get("Contents", ()))
-    return {entry["Key"]: entry["Size"] for entry in entries if entry["Key"].endswith(".parquet") and entry["Size"]}
-
-
-def _rows(s3: Any, bucket: str, key: str, size: int) -> int:
-    with io.BufferedReader(S3File(s3, bucket, key, size), READ_AHEAD) as file:
-        return parquet.ParquetFile(file).metadata.num_rows
+def _rows(s3: Any, bucket: str, prefix: str) -> int:
+    files = parquet_files(s3, bucket, objects(s3, bucket, f"{prefix}/"))
+    return sum(file.metadata.num_rows for _, file in files)

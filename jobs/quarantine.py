@@ -26,7 +26,7 @@ from psycopg.rows import dict_row
 
 from jobs.declaration import Declaration
 from jobs.load.ledger import Run
-from jobs.load.staging import S3File, copy
+from jobs.load.staging import copy, objects, parquet_files
 from jobs.load.statements import LINEAGE, columns, same_key, staged_name, table
 
 OPEN = """
@@ -147,8 +147,7 @@ def take_up(
 
 def count(s3: Any, bucket: str, prefix: str, rules: set[str]) -> int:
     """Rows under a quarantine prefix that break one of the rules."""
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
-    keys = [entry["Key"] for page in pages for entry in page.get("Contents", ()) if entry["Key"].endswith(".json")]
+    keys = [key for key in objects(s3, bucket, f"{prefix}/") if key.endswith(".json")]
     lines = (line for key in keys for line in s3.get_object(Bucket=bucket, Key=key)["Body"].iter_lines())
     return sum(json.loads(line)["rule"] in rules for line in lines)
 
@@ -203,13 +202,10 @@ def _note(conn: psycopg.Connection, run: Run, entries: list[Entry], sources: dic
 def ranges(s3: Any, place: str, column: str) -> list[tuple[Any, Any]]:
     """(first, last) day of the facts at a curated URL, by month."""
     bucket, _, prefix = place.partition("://")[2].partition("/")
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix.rstrip('/')}/")
     months: dict[tuple[int, int], list[Any]] = {}
-    for entry in (entry for page in pages for entry in page.get("Contents", ())):
-        if entry["Key"].endswith(".parquet") and entry["Size"]:
-            with io.BufferedReader(S3File(s3, bucket, entry["Key"], entry["Size"]), 1 << 20) as file:
-                for day in parquet.ParquetFile(file).read([column])[column].unique().to_pylist():
-                    months.setdefault((day.year, day.month), []).append(day)
+    for _, source in parquet_files(s3, bucket, objects(s3, bucket, f"{prefix.rstrip('/')}/")):
+        for day in source.read([column])[column].unique().to_pylist():
+            months.setdefault((day.year, day.month), []).append(day)
     return [(min(days), max(days)) for _, days in sorted(months.items())]
 
 
@@ -321,8 +317,7 @@ def merge_again(conn: psycopg.Connection, s3: Any, declaration: Declaration, run
     with conn.transaction():
         place = conn.execute("select min(source) from etl.run_source where run_id = %s", (run.run_id,)).fetchone()[0]
     bucket, root = (place or "").removeprefix("s3://"), f"_replay/{run.run_id}/base/attempt="
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root)
-    sizes = {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
+    sizes = objects(s3, bucket, root)
     last = max((int(key.removeprefix(root).split("/")[0]) for key in sizes), default=None)
     for fact in (one for one in declaration.publish.values() if one.partition_column):
         day = sql.Identifier(fact.partition_column)
@@ -344,14 +339,12 @@ def _differs(conn: psycopg.Connection, s3: Any, bucket: str, sizes: dict[str, in
     with conn.transaction(), conn.cursor() as cursor:
         cursor.execute("set local timezone = 'UTC'")
         names = sql.SQL("")
-        for number, (key, size) in enumerate(sizes.items()):
-            with io.BufferedReader(S3File(s3, bucket, key, size), 1 << 20) as file:
-                source = parquet.ParquetFile(file)
-                if number == 0:
-                    names = columns(source.schema_arrow.names)
-                    create = sql.SQL("create temporary table {} on commit drop as select {} from {} with no data")
-                    cursor.execute(create.format(kept, names, relation))
-                copy(cursor, kept, source)
+        for number, (_, source) in enumerate(parquet_files(s3, bucket, sizes)):
+            if number == 0:
+                names = columns(source.schema_arrow.names)
+                create = sql.SQL("create temporary table {} on commit drop as select {} from {} with no data")
+                cursor.execute(create.format(kept, names, relation))
+            copy(cursor, kept, source)
         query = sql.SQL(
             "select exists (select {names} from {kept} except all select {names} from {relation})"
             " or exists (select {names} from {relation} except all select {names} from {kept})"

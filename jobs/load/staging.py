@@ -56,6 +56,20 @@ class S3File(io.RawIOBase):
         return len(content)
 
 
+def objects(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
+    """Sizes of the objects under a prefix, by key."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
+
+
+def parquet_files(s3: Any, bucket: str, sizes: Mapping[str, int]) -> Iterator[tuple[str, parquet.ParquetFile]]:
+    """Those of the objects that are Parquet files with content: key and file, open until the next one is asked for."""
+    for key, size in sizes.items():
+        if key.endswith(".parquet") and size:
+            with io.BufferedReader(S3File(s3, bucket, key, size), READ_AHEAD) as file:
+                yield key, parquet.ParquetFile(file)
+
+
 def load(
     conn: psycopg.Connection,
     s3: Any,
@@ -98,8 +112,8 @@ def drop(conn: psycopg.Connection, declaration: Any, run: Run) -> None:
 
 def _load_table(conn: psycopg.Connection, s3: Any, place: str, name: str, run: Run) -> int:
     bucket, _, prefix = place.partition("://")[2].rstrip("/").partition("/")
-    objects = _objects(s3, bucket, f"{prefix}/")
-    if f"{prefix}/_SUCCESS" not in objects:
+    sizes = objects(s3, bucket, f"{prefix}/")
+    if f"{prefix}/_SUCCESS" not in sizes:
         raise StagingError(f"s3://{bucket}/{prefix} is not complete: it has no _SUCCESS")
     staged = table("staging", staged_name(name, run.run_id))
     rows = 0
@@ -113,13 +127,9 @@ def _load_table(conn: psycopg.Connection, s3: Any, place: str, name: str, run: R
         cursor.execute(sql.SQL("drop table if exists {}").format(staged))
         cursor.execute(statement("create_staged", staged=staged, target=table("dwh", name)))
         cursor.execute(statement("stamp_staged", staged=staged, run_id=run.run_id, release=run.release))
-        for key, size in objects.items():
-            if not key.endswith(".parquet") or size == 0:
-                continue
-            with io.BufferedReader(S3File(s3, bucket, key, size), READ_AHEAD) as file:
-                source = parquet.ParquetFile(file)
-                _same_columns(f"s3://{bucket}/{key}", source.schema_arrow.names, wanted)
-                rows += copy(cursor, staged, source)
+        for key, source in parquet_files(s3, bucket, sizes):
+            _same_columns(f"s3://{bucket}/{key}", source.schema_arrow.names, wanted)
+            rows += copy(cursor, staged, source)
         cursor.execute(sql.SQL("analyze {}").format(staged))
     return rows
 
@@ -132,11 +142,6 @@ def copy(cursor: psycopg.Cursor, target: sql.Composable, source: parquet.Parquet
             stream.write(_csv(batch))
             rows += batch.num_rows
     return rows
-
-
-def _objects(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
-    pages: Iterator = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return {item["Key"]: item["Size"] for page in pages for item in page.get("Contents", ())}
 
 
 def _same_columns(place: str, found: list[str], wanted: list[str]) -> None:

@@ -4,6 +4,7 @@ import gzip
 import http.server
 import json
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -13,7 +14,13 @@ import jinja2
 import pytest
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
-STATS = '{ "name": "ship", "origin": "core.queue", "size": 7, "enqueued": 9 }\n'
+DIRECTORY = "/var/lib/prometheus/node-exporter"
+SCRIPT = ROLES / "log_shipper/files/metrics.py"
+STATS = """\
+Tue Jan  6 00:00:00 2026: { "name": "ship", "origin": "core.queue", "size": 3, "enqueued": 4, "maxqsize": 5 }
+Tue Jan  6 00:00:30 2026: { "name": "ship", "origin": "core.queue", "size": 7, "enqueued": 9, "maxqsize": 8 }
+Tue Jan  6 00:00:30 2026: { "name": "main Q", "origin": "core.queue", "size": 2, "enqueued": 9, "maxqsize": 8 }
+"""
 REFUSED = (
     '{ "reply": { "items": [ { "create": { "status": 400, "error": { "type": "document_parsing_exception" } } } ] } }\n'
 )
@@ -26,24 +33,35 @@ def render(name: str, role: str = "log_shipper", **variables) -> str:
     )
 
 
+def measure(name: str, role: str, replaced: dict[str, str], **variables) -> None:
+    """Starts the measurement as its unit does, with these words in place of the host's."""
+    unit = render(f"{name}.service.j2", role, **variables)
+    (arguments,) = re.findall(rf"^ExecStart=/usr/local/lib/{name} (.+)$", unit, re.MULTILINE)
+    for known, other in replaced.items():
+        assert arguments.count(known) == 1
+        arguments = arguments.replace(known, other)
+    done = subprocess.run([sys.executable, "-I", SCRIPT, *shlex.split(arguments)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.fixture
 def measured(tmp_path):
-    """Runs the measurement; returns what it leaves of a metric."""
+    """Runs the measurement; returns what it leaves of a metric, None without a file."""
     (tmp_path / "stats").write_text(STATS)
     target = tmp_path / "log_shipper.prom"
-    text = render(
-        "etl-log-metrics.j2",
-        __log_shipper_stats=tmp_path / "stats",
-        __log_shipper_rejected=tmp_path / "rejected.json",
-        __log_shipper_spool=tmp_path,
-    )
-    assert text.count("/var/lib/prometheus/node-exporter/log_shipper.prom") == 1
-    script = text.replace("/var/lib/prometheus/node-exporter/log_shipper.prom", str(target))
 
-    def metric(name: str = "etl_log_rejected_total") -> int:
-        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
-        return int(re.search(rf"^{name} (\d+)$", target.read_text(), re.MULTILINE)[1])
+    def metric(name: str = "etl_log_rejected_total") -> int | None:
+        measure(
+            "etl-log-metrics",
+            "log_shipper",
+            {DIRECTORY: str(tmp_path)},
+            __log_shipper_stats=tmp_path / "stats",
+            __log_shipper_rejected=tmp_path / "rejected.json",
+            __log_shipper_spool=tmp_path,
+            __log_shipper_run=tmp_path,
+        )
+        found = re.search(rf"^{name} (\d+)$", target.read_text(), re.MULTILINE) if target.exists() else None
+        return int(found[1]) if found else None
 
     return metric
 
@@ -88,7 +106,24 @@ def test_the_count_only_grows_whatever_becomes_of_the_file(measured, tmp_path):
     assert [measured() for _ in range(4)] == [10] * 4
     add(file, REFUSED)
     assert measured() == 11
-    assert len((tmp_path / "rejected").read_text().splitlines()) <= 5, "of files that are long gone nothing is kept"
+    assert len((tmp_path / "rejected").read_text().splitlines()) == 2, "of files that are gone nothing is kept"
+
+
+def test_the_count_of_an_earlier_release_goes_on(measured, tmp_path):
+    file, aside = tmp_path / "rejected.json", tmp_path / "rejected.json.1"
+    add(file, REFUSED * 4)
+    add(aside, REFUSED * 6)
+    known = {"total": "40 17", file.stat().st_ino: "3 0", aside.stat().st_ino: "6 1", "gone": "30 2"}
+    (tmp_path / "rejected").write_text("".join(f"{name} {numbers}\n" for name, numbers in known.items()))
+    assert [measured(), measured()] == [41, 41]
+
+
+@pytest.mark.parametrize("statistics", [None, "", STATS.replace('"ship"', '"other"')])
+def test_an_rsyslog_that_starts_is_not_measured(measured, tmp_path, statistics):
+    (tmp_path / "stats").unlink()
+    if statistics is not None:
+        (tmp_path / "stats").write_text(statistics)
+    assert measured() is None
 
 
 def test_refused_documents_are_put_aside_without_a_gap():
@@ -109,11 +144,8 @@ def test_refused_documents_are_put_aside_without_a_gap():
 def logstash(tmp_path):
     """Runs Logstash's measurement against an API with this status and answer; returns the file that it left, None without one."""
     target = tmp_path / "log_shipper.prom"
-    text = render("etl-logstash-metrics.j2", role="logstash")
-    for known in ("http://127.0.0.1:9600/", "/var/lib/prometheus/node-exporter/log_shipper.prom"):
-        assert text.count(known) == 1
 
-    def measure(status: int, document: dict | None) -> str | None:
+    def left(status: int, document: dict | None) -> str | None:
         class Api(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 assert self.path == "/_node/stats/pipelines/main"
@@ -126,14 +158,15 @@ def logstash(tmp_path):
 
         with http.server.HTTPServer(("127.0.0.1", 0), Api) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            script = text.replace(":9600/", f":{server.server_port}/")
-            script = script.replace("/var/lib/prometheus/node-exporter/log_shipper.prom", str(target))
-            done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True)
+            measure(
+                "etl-logstash-metrics",
+                "logstash",
+                {DIRECTORY: str(tmp_path), ":9600": f":{server.server_port}"},
+            )
             server.shutdown()
-        assert (done.returncode, done.stderr) == (0, "")
         return target.read_text() if target.exists() else None
 
-    return measure
+    return left
 
 
 def test_logstash_leaves_what_the_other_shipper_leaves(logstash, measured, tmp_path):

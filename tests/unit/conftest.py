@@ -1,9 +1,12 @@
 """What unit tests share."""
 
+import os
 import shutil
 import subprocess
+import sys
 
 import pytest
+import yaml
 
 from tests.deployed import ROOT
 
@@ -25,3 +28,22 @@ def promtool() -> str:
             subprocess.run(["dpkg-deb", "-x", archive, cache], check=True)
             archive.unlink()
     return str(cache / "usr/bin/promtool")
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Runs tasks on this machine, as a playbook of the repository would: (tasks, variables, *arguments) -> the finished process."""
+
+    def run(tasks: list[dict], variables: dict, *arguments: str) -> subprocess.CompletedProcess:
+        variables |= {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        book, values = tmp_path / "play.yml", tmp_path / "values.yml"
+        book.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+        values.write_text(yaml.safe_dump(variables))
+        return subprocess.run(
+            [ROOT / ".venv/bin/ansible-playbook", "-i", "localhost,", book, "-e", f"@{values}", *arguments],
+            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ETL_VAULT_PASSWORD": "unused"},
+            capture_output=True,
+            text=True,
+        )
+
+    return run

@@ -195,6 +195,14 @@ def test_nothing_hides_a_failure(what):
     assert not hits, "\n".join([what, *hits])
 
 
+def test_hosts_are_called_by_their_names_in_the_inventory():
+    """What a host calls itself was asked for before /etc/hosts was written, and is in no certificate."""
+    files = tracked("roles", "playbooks", "inventories")
+    own = re.compile(r"ansible_facts(\.|\[')(fqdn|hostname|nodename)\b|\bansible_(fqdn|hostname|nodename)\b")
+    hits = [str(path.relative_to(ROOT)) for path in files if own.search(path.read_text(errors="replace"))]
+    assert not hits, hits
+
+
 # Where packages come from is the machine's own configuration, so that a mirror works: code names no outside host.
 # Namespaces of XML documents look like addresses and are none.
 OWN_HOSTS = re.compile(

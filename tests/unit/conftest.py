@@ -32,15 +32,22 @@ def promtool() -> str:
 
 @pytest.fixture
 def play(tmp_path):
-    """Runs tasks on this machine, as a playbook of the repository would: (tasks, variables, *arguments) -> the finished process."""
+    """Runs tasks on this machine, by so many names of it, as a playbook of the repository would; returns the finished process."""
 
-    def run(tasks: list[dict], variables: dict, *arguments: str) -> subprocess.CompletedProcess:
+    def run(
+        tasks: list[dict],
+        variables: dict,
+        *arguments: str,
+        hosts: str = "localhost",
+        handlers: list[dict] | None = None,
+    ) -> subprocess.CompletedProcess:
         variables |= {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         book, values = tmp_path / "play.yml", tmp_path / "values.yml"
-        book.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+        contents = {"hosts": "all", "gather_facts": False, "tasks": tasks, "handlers": handlers or []}
+        book.write_text(yaml.safe_dump([contents]))
         values.write_text(yaml.safe_dump(variables))
         return subprocess.run(
-            [ROOT / ".venv/bin/ansible-playbook", "-i", "localhost,", book, "-e", f"@{values}", *arguments],
+            [ROOT / ".venv/bin/ansible-playbook", "-i", f"{hosts},", book, "-e", f"@{values}", *arguments],
             env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ETL_VAULT_PASSWORD": "unused"},
             capture_output=True,
             text=True,

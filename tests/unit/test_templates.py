@@ -206,3 +206,14 @@ def test_units_are_sandboxed_and_carry_no_secret(template, directory):
             assert setting in text, f"{setting} is missing"
         leaked = [name for name, value in secrets().items() if value in text]
         assert not leaked, f"secrets in a world-readable unit: {leaked}"
+
+
+def test_prometheus_finds_its_neighbours_on_the_ports_that_they_are_given(tmp_path):
+    ports = tmp_path / "group_vars/all/ports.yml"
+    ports.parent.mkdir(parents=True)
+    ports.write_text("alertmanager_web_port: 19093\nblackbox_exporter_web_port: 19115\n")
+    (text,) = renderings("prometheus/templates/prometheus.yml.j2", tmp_path)
+    config = yaml.safe_load(text)
+    assert config["alerting"]["alertmanagers"][0]["static_configs"] == [{"targets": ["observe1.etl.internal:19093"]}]
+    (probe,) = [job for job in config["scrape_configs"] if job["job_name"] == "probe"]
+    assert probe["relabel_configs"][-1]["replacement"] == "observe1.etl.internal:19115"

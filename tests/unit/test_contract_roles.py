@@ -198,7 +198,7 @@ def test_nothing_hides_a_failure(what):
 def test_hosts_are_called_by_their_names_in_the_inventory():
     """What a host calls itself was asked for before /etc/hosts was written, and is in no certificate."""
     files = tracked("roles", "playbooks", "inventories")
-    own = re.compile(r"ansible_facts(\.|\[')(fqdn|hostname|nodename)\b|\bansible_(fqdn|hostname|nodename)\b")
+    own = re.compile(r"ansible_facts(\.|\[')(fqdn|hostname)\b|\bansible_(fqdn|hostname)\b")
     hits = [str(path.relative_to(ROOT)) for path in files if own.search(path.read_text(errors="replace"))]
     assert not hits, hits
 

@@ -27,6 +27,7 @@ FACTS = {
     "fqdn": "host.etl.internal",
     "hostname": "host",
     "memtotal_mb": 24000,
+    "nodename": "srv-0815",
     "os_family": "Debian",
     "processor_nproc": 2,
     "processor_vcpus": 2,
@@ -207,6 +208,16 @@ def test_units_are_sandboxed_and_carry_no_secret(template, directory):
             assert setting in text, f"{setting} is missing"
         leaked = [name for name, value in secrets().items() if value in text]
         assert not leaked, f"secrets in a world-readable unit: {leaked}"
+
+
+def test_a_host_knows_every_host_and_what_it_calls_itself(directory):
+    (text,) = renderings("common/templates/hosts.j2", directory)
+    names = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith("10.")}
+    assert len(names) == 6
+    assert names["10.86.13.11"] == ["lake1.etl.internal", "lake1"]
+    assert [host for host in names.values() if "srv-0815" in host] == [
+        ["sources1.etl.internal", "sources1", "srv-0815"]
+    ]
 
 
 def test_prometheus_finds_its_neighbours_on_the_ports_that_they_are_given(tmp_path):

@@ -184,3 +184,17 @@ def test_logstash_leaves_what_the_other_shipper_leaves(logstash, measured, tmp_p
 @pytest.mark.parametrize(("status", "document"), [(200, {"pipelines": {}}), (404, {}), (503, {})])
 def test_a_logstash_that_starts_is_not_measured(logstash, status, document):
     assert logstash(status, document) is None
+
+
+@pytest.mark.parametrize(("written", "status", "refused"), [(True, 0, True), (True, 3, False), (False, 0, False)])
+def test_a_host_has_one_shipper(play, tmp_path, monkeypatch, written, status, refused):
+    (tmp_path / "systemctl").write_text(f"#!/bin/sh\nexit {status}\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    unit = tmp_path / "logstash.service"
+    if written:
+        unit.touch()
+    other = {"log_shipper_other": {"file": str(unit), "units": ["logstash.service", "etl-logstash-metrics.timer"]}}
+    done = play([{"ansible.builtin.include_role": {"name": "log_shipper", "tasks_from": "alone"}}], other)
+    told = "systemctl disable --now logstash.service etl-logstash-metrics.timer" in " ".join(done.stdout.split())
+    assert (done.returncode != 0, told) == (refused, refused), done.stdout

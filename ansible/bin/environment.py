@@ -24,6 +24,7 @@ from ansible.inventory.manager import InventoryManager  # noqa: E402
 from ansible.parsing.dataloader import DataLoader  # noqa: E402
 from ansible.plugins.loader import init_plugin_loader  # noqa: E402
 from ansible.template import Templar  # noqa: E402
+from ansible.vars.hostvars import HostVars  # noqa: E402
 from ansible.vars.manager import VariableManager  # noqa: E402
 
 
@@ -56,7 +57,9 @@ class Environment:
 
     @cached_property
     def _variables(self) -> VariableManager:
-        return VariableManager(loader=self._loader, inventory=self._manager)
+        variables = VariableManager(loader=self._loader, inventory=self._manager)
+        HostVars(self._manager, variables, self._loader)  # registers itself: values look at other hosts
+        return variables
 
     def hosts(self, pattern: str = "all") -> list[str]:
         """The names of the hosts that a pattern matches, in inventory order."""

@@ -9,7 +9,6 @@ import cloud_plan
 import pytest
 import yaml
 from ansible.template import Templar
-from ansible.vars.hostvars import HostVars
 from environment import Environment
 
 from tests.inventories import contents, dynamic, server, static
@@ -91,7 +90,6 @@ def test_hosts_are_reached_directly_or_through_the_bastion(environment, tmp_path
     path = tmp_path / environment / "hosts.yml"
     path.write_text(cloud_plan.render(environment, INVENTORY))
     found = Environment(path)
-    HostVars(found._manager, found._variables, found._loader)
 
     direct = found.ssh("bastion1")
     assert direct[:3] == ["ssh", "-i", "/home/operator/keys/etl"]
@@ -116,7 +114,6 @@ def test_the_examples_sources_are_known_by_the_key_first_seen(tmp_path):
         "10.20.0.90 ssh-ed25519 WRONG\n10.20.0.9 ssh-rsa OTHER\n10.20.0.9 ssh-ed25519 RIGHT\n"
     )
     found = Environment(tmp_path / "dev/hosts.yml")
-    HostVars(found._manager, found._variables, found._loader)
     variables = found._variables.get_vars(host=found._manager.get_host("lake1"))
     secrets = ("sources_sftp_key", "sources_extract_password", "sources_weather_token")
     templar = Templar(loader=found._loader, variables=variables | dict.fromkeys(secrets, "-"))

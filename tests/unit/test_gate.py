@@ -24,3 +24,8 @@ def runs(workflow: str) -> list[str]:
 def test_what_people_typed_reaches_ansible_as_json(workflow):
     """`-e to="$TO"` would be read as several variables where the text has spaces: whoever may start a workflow could set any."""
     assert [run for run in runs(workflow) if re.search(r"-e \w+=\S*\$", run)] == []
+
+
+def test_a_runner_that_is_thrown_away_makes_no_secrets():
+    deployments = [run for run in runs("cd.yml") if '"$PLAYBOOK"' in run]
+    assert len(deployments) == 2 and all("-e secrets_generate=false" in run for run in deployments)

@@ -195,6 +195,18 @@ def exceeded(needs: Counter, connection) -> list[str]:
     ]
 
 
+def overfull(needs: Counter, nodes: dict, connection) -> list[str]:
+    """Sentences on every node group that a plan with new instances makes larger than a server group may be."""
+    if not needs["instances"]:
+        return []
+    most = connection.compute.get_limits().absolute.server_group_members
+    return [
+        f"server group members: {name} has {node['count']} hosts, a server group of the project may have {most}."
+        for name, node in nodes.items()
+        if (node.get("affinity") or "none") != "none" and most is not None and 0 <= most < node["count"]
+    ]
+
+
 def refuse(environment: str, problems: list[str]) -> None:
     """Raise a Problem that lists them, if there are any."""
     if problems:
@@ -257,7 +269,9 @@ def prepare(terraform: Terraform, *arguments: str) -> dict:
     refuse(terraform.environment, missing_names(wanted, connection))
     plan = terraform.plan(*arguments)
     show(plan)
-    refuse(terraform.environment, exceeded(cloud_plan.needs(plan), connection))
+    needs = cloud_plan.needs(plan)
+    problems = cloud_plan.shrinking(plan) + exceeded(needs, connection) + overfull(needs, wanted["nodes"], connection)
+    refuse(terraform.environment, problems)
     return plan
 
 

@@ -143,6 +143,17 @@ def needs(plan: dict) -> Counter:
     return wanted
 
 
+def shrinking(plan: dict) -> list[str]:
+    """Sentences on every volume that the plan would make smaller, which no cloud does."""
+    return [
+        f"volume {change['index']} has {before['size']} GB and cannot shrink to {after['size']}."
+        for change in changes(plan)
+        if change["type"] == VOLUME and verb(change) == "change"
+        for before, after in [(change["change"]["before"], change["change"]["after"])]
+        if after["size"] < before["size"]
+    ]
+
+
 def render(environment: str, inventory: dict) -> str:
     """The text of inventories/<env>/hosts.yml for the output `inventory`."""
     body = yaml.safe_dump(inventory, default_flow_style=None, sort_keys=False, width=150, allow_unicode=True)

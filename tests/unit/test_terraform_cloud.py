@@ -134,6 +134,14 @@ def test_needs_count_what_is_added():
     }
 
 
+def test_a_volume_that_would_shrink_is_refused_before_the_cloud_refuses_it():
+    smaller = change(cloud_plan.VOLUME, "lake1-data", ["update"], {"size": 30}, {"size": 10})
+    larger = change(cloud_plan.VOLUME, "lake2-data", ["update"], {"size": 10}, {"size": 30})
+    anew = volume("lake3-data", REPLACE)
+    said = ["volume lake1-data has 30 GB and cannot shrink to 10."]
+    assert cloud_plan.shrinking(plan(smaller, larger, anew)) == said
+
+
 # A project of a cloud: the SDK's own resources, over answers that no cloud gave.
 def project(**limits) -> SimpleNamespace:
     compute = {
@@ -145,6 +153,7 @@ def project(**limits) -> SimpleNamespace:
         "totalRAMUsed": 4096,
         "maxServerGroups": 10,
         "totalServerGroupsUsed": 0,
+        "maxServerGroupMembers": 10,
     }
     storage = {
         "maxTotalVolumes": 10,
@@ -222,6 +231,20 @@ def test_quotas_that_are_too_small():
     assert cloud.exceeded(Counter({"instances": 4, "flavor:m1.small": 4}), project()) == []
     assert cloud.exceeded(Counter({"instances": 5}), project(maxTotalInstances=-1)) == []
     assert cloud.exceeded(Counter(), project()) == []
+
+
+def test_a_server_group_has_bounds_of_its_own():
+    nodes = {
+        "worker": {"count": 12, "affinity": "soft-anti-affinity"},
+        "lake": {"count": 12},
+        "few": {"count": 10, "affinity": "affinity"},
+    }
+    needs = Counter({"instances": 1})
+    said = "server group members: worker has 12 hosts, a server group of the project may have 10."
+    assert cloud.overfull(needs, nodes, project()) == [said]
+    assert cloud.overfull(needs, nodes, project(maxServerGroupMembers=12)) == []
+    assert cloud.overfull(needs, nodes, project(maxServerGroupMembers=-1)) == []
+    assert cloud.overfull(Counter(), nodes, project()) == []
 
 
 def test_a_cloud_without_block_storage_is_not_asked_for_it():

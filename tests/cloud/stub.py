@@ -213,6 +213,8 @@ class Store:
             )
         if below == "tags":
             return 200, {"tags": []}
+        if below == "metadata" and method == "GET":
+            return 200, {"metadata": found["metadata"]}
         if below and method == "GET":
             return None
         if below:

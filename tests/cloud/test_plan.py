@@ -4,6 +4,7 @@ import re
 import shutil
 
 import cloud
+import cloud_plan
 import pytest
 import yaml
 
@@ -82,6 +83,22 @@ def test_from_nothing_to_machines_and_back(operator, capsys):
     assert cloud.main(["report", "dev"]) == 0
     said = capsys.readouterr().out
     assert "warehouse1  ACTIVE" in said and "hosts.yml is up to date." in said
+
+    # What a lost state knew is imported (docs/runbooks/cloud-lost-state.md): nothing is made, replaced or destroyed for it.
+    terraform = cloud.Terraform("dev")
+    for kind, name, address in (
+        ("security-groups", "dev-member", "module.network.openstack_networking_secgroup_v2.member"),
+        ("security-groups", "dev-minio", 'module.network.openstack_networking_secgroup_v2.role["minio"]'),
+        ("ports", "dev-lake1", 'module.nodes.openstack_networking_port_v2.this["lake1"]'),
+        ("servers", "lake1", f'module.nodes.{cloud_plan.INSTANCE}.this["lake1"]'),
+    ):
+        [found] = [item["id"] for item in made[kind].values() if item.get("name") == name]
+        terraform.run("state", "rm", address)
+        terraform.run("import", address, found)
+    taken_in = terraform.plan()
+    assert {cloud_plan.verb(change) for change in cloud_plan.changes(taken_in)} <= {"change"}, cloud_plan.summary(
+        taken_in
+    )
 
     # A node made anew keeps address and volume; nothing about that is red.
     before = {server["name"]: server["id"] for server in made["servers"].values()}

@@ -68,6 +68,9 @@ resource "openstack_networking_secgroup_v2" "member" {
   name                 = "${var.environment}-member"
   description          = "Every node of ${var.environment}: ssh from operators, all egress"
   delete_default_rules = true
+  lifecycle {
+    ignore_changes = [delete_default_rules] # an import does not know it, and it only matters at creation
+  }
 }
 
 resource "openstack_networking_secgroup_v2" "role" {
@@ -75,6 +78,9 @@ resource "openstack_networking_secgroup_v2" "role" {
   name                 = "${var.environment}-${each.key}"
   description          = "Ports of the role ${each.key} (roles/${each.key}/meta/exports.yml)"
   delete_default_rules = true
+  lifecycle {
+    ignore_changes = [delete_default_rules]
+  }
 }
 
 resource "openstack_networking_secgroup_rule_v2" "egress" {

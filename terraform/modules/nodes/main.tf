@@ -55,6 +55,9 @@ resource "openstack_networking_port_v2" "this" {
   fixed_ip {
     subnet_id = var.subnet_id
   }
+  lifecycle {
+    ignore_changes = [fixed_ip] # an import does not know it: the address stays
+  }
 }
 
 resource "openstack_compute_instance_v2" "this" {
@@ -89,7 +92,9 @@ resource "openstack_compute_instance_v2" "this" {
 
   lifecycle {
     # A newer image or another key would replace every node at once: replace nodes one by one (docs/runbooks/cloud-replace-node.md).
-    ignore_changes = [image_id, user_data, availability_zone, scheduler_hints]
+    # An import does not know the port either, which is replaced with its instance and never without it.
+    ignore_changes       = [image_id, user_data, availability_zone, scheduler_hints, network]
+    replace_triggered_by = [openstack_networking_port_v2.this[each.key].id]
   }
 }
 

@@ -43,6 +43,12 @@ variable "image" {
 variable "nodes" {
   description = "The nodes by group: typed, described and checked in modules/nodes/variables.tf."
   type        = any
+
+  # Six addresses are not for nodes: the network's own two, the router's, those of the cloud's DHCP. What is not a number is told by the modules.
+  validation {
+    condition     = try(sum(concat([0], [for node in var.nodes : node.count])) <= pow(2, 32 - split("/", var.subnet_cidr)[1]) - 6, true)
+    error_message = "The nodes are more than subnet_cidr ${var.subnet_cidr} has addresses for: write a larger network before the first apply, or fewer nodes."
+  }
 }
 
 variable "common_roles" {

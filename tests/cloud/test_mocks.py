@@ -224,3 +224,17 @@ run "misspelt" {
     runs = Runs(tree / "environments/dev", MOCKS + REQUIRED + misspelt)
     [message] = [error for _, error in runs.errors if "minoi" in error]
     assert "lake has [minoi]" in message and "airflow, alertmanager, artifacts" in message
+
+
+def test_more_nodes_than_addresses_are_refused(tree):
+    crowded = """
+run "crowded" {
+  command = plan
+  variables {
+    subnet_cidr = "10.20.0.0/29"
+  }
+}
+"""
+    runs = Runs(tree / "environments/dev", MOCKS + REQUIRED + crowded)
+    [(_, message)] = runs.errors
+    assert "subnet_cidr 10.20.0.0/29" in message

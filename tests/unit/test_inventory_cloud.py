@@ -103,6 +103,7 @@ def test_hosts_are_reached_directly_or_through_the_bastion(environment, tmp_path
     assert words[0] == "ssh" and words[-3:] == ["-W", "%h:%p", "etl@203.0.113.5"]
     assert f"UserKnownHostsFile={tmp_path / environment}/known_hosts" in words
     assert through[-1] == "etl@10.20.0.6"
+    assert found.value("ansible_ssh_retries", "lake1") > 0
 
 
 def test_the_examples_sources_are_known_by_the_key_first_seen(tmp_path):

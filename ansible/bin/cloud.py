@@ -223,6 +223,9 @@ def show(plan: dict) -> None:
         elif node.instance:
             kept = f"; {', '.join(node.kept)} stay on their volumes" if node.kept else ""
             print(paint(YELLOW, f"  {node.instance:11} {node.name}{kept}"))
+        if node.archived:
+            how = "playbooks/backup.yml before, playbooks/restore_files.yml after"
+            print(paint(YELLOW, f"  {'back up':11} {node.name}: {', '.join(node.archived)} ({how})"))
 
 
 def confirm(environment: str, plan: dict, yes: bool, lose: list[str]) -> None:

@@ -2,8 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 import yaml
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 INSTANCE = "openstack_compute_instance_v2"
 VOLUME = "openstack_blockstorage_volume_v3"
@@ -35,6 +39,7 @@ class Node:
     instance: str = ""  # destroy, replace or nothing
     losses: list[str] = field(default_factory=list)  # data that would be gone
     kept: list[str] = field(default_factory=list)  # mounts whose volumes stay
+    archived: list[str] = field(default_factory=list)  # what only a backup brings back
 
 
 def verb(change: dict) -> str:
@@ -61,6 +66,13 @@ def covers(mount: str, path: str) -> bool:
     return f"{path}/".startswith(f"{mount}/") or f"{mount}/".startswith(f"{path}/")
 
 
+@cache
+def backups(role: str) -> list[str]:
+    """The paths that a role has playbooks/backup.yml store."""
+    path = ROLES / role / "meta/exports.yml"
+    return yaml.safe_load(path.read_text())["backups"] if path.exists() else []
+
+
 def endangered(plan: dict) -> list[Node]:
     """Hosts whose instance or data volumes the plan destroys or replaces, by name. `losses` says what would be gone."""
     nodes: dict[str, Node] = {}
@@ -85,6 +97,8 @@ def endangered(plan: dict) -> list[Node]:
             path, what = DATA.get(role, ("", ""))
             if path and not any(covers(mount, path) for mount in mounts.values()):
                 node.losses.append(f"{path} on the root disk: {what}")
+            places = [*mounts.values(), path] if path else mounts.values()
+            node.archived += [kept for kept in backups(role) if not any(covers(place, kept) for place in places)]
     return sorted(nodes.values(), key=lambda node: node.name)
 
 

@@ -84,6 +84,27 @@ def test_a_volume_elsewhere_does_not_cover_a_roles_data():
     assert losses(instance("lake1", REPLACE, "minio", logs="/var/lib/minio-logs"))["lake1"]
 
 
+def test_what_a_backup_alone_brings_back_is_named(capsys):
+    nodes = plan(
+        instance("orchestrate1", REPLACE, "airflow,etl_release,spark"),
+        instance("ingest1", REPLACE, "nifi", data="/var/lib/nifi"),
+        instance("observe1", REPLACE, "alertmanager", metrics="/var/lib/prometheus"),
+    )
+    archived = {node.name: node.archived for node in cloud_plan.endangered(nodes)}
+    assert archived == {
+        "orchestrate1": ["/etc/airflow", "/opt/etl/dags.git", "/opt/etl/releases", "/opt/etl/rollbacks"],
+        "ingest1": [],
+        "observe1": [],
+    }
+    cloud.show(nodes)
+    said = capsys.readouterr().out
+    assert (
+        "back up     orchestrate1: /etc/airflow" in said
+        and "LOSES DATA" not in said
+        and "back up     ingest1" not in said
+    )
+
+
 def test_a_destroyed_volume_is_lost_whatever_happens_to_the_instance():
     assert losses(volume("lake1-data", ["delete"])) == {"lake1": ["volume data (100 GB)"]}
     both = losses(

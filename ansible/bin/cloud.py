@@ -264,14 +264,18 @@ def write_inventory(terraform: Terraform, directory: Path | None = None) -> Path
     return path
 
 
-def prepare(terraform: Terraform, *arguments: str) -> dict:
-    """Check the cloud, plan, print, check quotas. Returns the plan."""
+def prepare(terraform: Terraform, *arguments: str, replace: Iterable[str] = ()) -> dict:
+    """Check the cloud, plan, print, check quotas and that the named hosts are replaced. Returns the plan."""
     terraform.init()
     wanted = terraform.wanted()
     connection = connect(wanted["cloud"])
     refuse(terraform.environment, missing_names(wanted, connection))
-    plan = terraform.plan(*arguments)
+    plan = terraform.plan(*arguments, *replaced(replace))
     show(plan)
+    if unknown := set(replace) - {node.name for node in cloud_plan.endangered(plan) if node.instance == "replace"}:
+        raise Problem(
+            f"--replace: {terraform.environment} has no host {listed(unknown)} that stays. Nothing was changed."
+        )
     needs = cloud_plan.needs(plan)
     problems = cloud_plan.shrinking(plan) + exceeded(needs, connection) + overfull(needs, wanted["nodes"], connection)
     refuse(terraform.environment, problems)
@@ -285,13 +289,13 @@ def replaced(hosts: Iterable[str]) -> list[str]:
 
 def plan(terraform: Terraform, options: argparse.Namespace) -> None:
     """Say what `apply` would do."""
-    prepare(terraform, *replaced(options.replace))
+    prepare(terraform, replace=options.replace)
     terraform.planned.unlink()
 
 
 def apply(terraform: Terraform, options: argparse.Namespace) -> None:
     """Make the cloud what the configuration says, and write the inventory."""
-    confirm(terraform.environment, prepare(terraform, *replaced(options.replace)), options.yes, options.lose)
+    confirm(terraform.environment, prepare(terraform, replace=options.replace), options.yes, options.lose)
     terraform.apply()
     inventory(terraform, options)
     print(f"Next: make deploy ENV={terraform.environment}")

@@ -406,3 +406,14 @@ def test_a_host_is_replaced_by_name(terraform):
     terraform.answers["show"] = (0, "{}", "")
     terraform.plan(*cloud.replaced(["worker3"]))
     assert '-replace=module.nodes.openstack_compute_instance_v2.this["worker3"]' in terraform.calls[0]
+
+
+def test_a_misspelt_host_is_not_taken_for_nothing_to_replace(terraform, monkeypatch):
+    wanted = {"cloud": "dev", "network": "public", "image": "debian-13", "nodes": {}}
+    monkeypatch.setattr(cloud, "connect", lambda _: project())
+    monkeypatch.setattr(terraform, "init", lambda: None)
+    monkeypatch.setattr(terraform, "wanted", lambda: wanted)
+    terraform.answers["show"] = (0, json.dumps(plan(instance("worker3", REPLACE, "spark"))), "")
+    cloud.prepare(terraform, replace=["worker3"])
+    with pytest.raises(cloud.Problem, match="--replace: dev has no host worker33"):
+        cloud.prepare(terraform, replace=["worker3", "worker33"])

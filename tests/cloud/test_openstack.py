@@ -180,7 +180,10 @@ def test_preflight_refuses_what_the_cloud_does_not_have(prod):
     prod.profile.write_text(profile)
     assert (status, said) == (1, "")
     assert "external_network 'internet' is not there; external networks: public." in complained
-    assert "flavor 'x1.xediux' (master) is not there; flavors: m1.large, m1.medium, m1.small, m1.xlarge." in complained
+    assert (
+        "flavor 'x1.xediux' (depot, master) is not there; flavors: m1.large, m1.medium, m1.small, m1.xlarge."
+        in complained
+    )
     assert "image 'debian-13-genericcloud'" not in complained
 
 

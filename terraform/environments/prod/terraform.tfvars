@@ -47,7 +47,7 @@ nodes = {
   }
   depot = {
     count  = 1
-    flavor = "m1.small"
+    flavor = "m1.medium" # builds with 9 GB of downloads and caches
     roles  = ["artifacts"]
   }
   observe = {

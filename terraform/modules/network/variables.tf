@@ -13,7 +13,7 @@ variable "subnet_cidr" {
   type        = string
 
   validation {
-    condition     = can(cidrnetmask(var.subnet_cidr))
+    condition     = can(cidrnetmask(var.subnet_cidr)) && try(cidrsubnet(var.subnet_cidr, 0, 0) == var.subnet_cidr, false)
     error_message = "subnet_cidr is '${var.subnet_cidr}': write an IPv4 network such as 10.20.0.0/24."
   }
 }
@@ -29,8 +29,9 @@ variable "operator_cidrs" {
   type        = set(string)
 
   validation {
-    condition     = alltrue([for cidr in var.operator_cidrs : can(cidrnetmask(cidr)) && !endswith(cidr, "/0")])
-    error_message = "operator_cidrs takes IPv4 networks such as 198.51.100.7/32, and never the whole Internet (/0)."
+    # Neutron answers with a network's own address: another one would be a change at every plan.
+    condition     = alltrue([for cidr in var.operator_cidrs : can(cidrnetmask(cidr)) && try(cidrsubnet(cidr, 0, 0) == cidr, false) && !endswith(cidr, "/0")])
+    error_message = "operator_cidrs takes IPv4 networks such as 198.51.100.0/24 or 198.51.100.7/32, by their own address, and never the whole Internet (/0)."
   }
 }
 

@@ -98,6 +98,30 @@ run "not_the_whole_internet" {
   expect_failures = [var.operator_cidrs]
 }
 
+run "not_the_whole_internet_in_other_words" {
+  command = plan
+  variables {
+    operator_cidrs = ["0.0.0.0/00"]
+  }
+  expect_failures = [var.operator_cidrs]
+}
+
+run "a_network_goes_by_its_own_address" {
+  command = plan
+  variables {
+    operator_cidrs = ["198.51.100.7/24"]
+  }
+  expect_failures = [var.operator_cidrs]
+}
+
+run "a_subnet_goes_by_its_own_address" {
+  command = plan
+  variables {
+    subnet_cidr = "10.20.0.1/24"
+  }
+  expect_failures = [var.subnet_cidr]
+}
+
 run "a_subnet_is_a_network" {
   command = plan
   variables {

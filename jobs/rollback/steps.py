@@ -14,6 +14,7 @@ from typing import Any
 from jobs.rollback import manifests
 from jobs.rollback.airflow import airflow_of_environment
 from jobs.rollback.buckets import object_store, rewound
+from jobs.rollback.facts import PUBLISHED_BY
 from jobs.rollback.journal import Journal, RollbackError
 from jobs.rollback.manifests import newest
 from jobs.rollback.plan import newer
@@ -87,21 +88,30 @@ def evidence(conn: Any, journal: Journal) -> dict[str, Any]:
 
 
 def undo_runs(conn: Any, journal: Journal) -> dict[str, Any]:
-    """Swap back what the newer releases published, and enter that in the journal of publications."""
+    """Swap back what the newer releases published, also since it was planned, and enter that in the journal of publications.
+
+    What readers are to see then is noted before: killed after the swap, nothing is left of which it could be planned.
+    """
     from jobs.load import journal as publications
     from jobs.rollback import undo
 
-    plan = journal.content["plan"]
-    done = undo.execute(
-        conn,
-        undo.Selection(run_ids=tuple(plan["runs"])),
-        cascade=True,
-        by=f"rollback {journal.content['id']}",
-        reason=journal.content["reason"],
-    )
-    publications.enter_all(conn, object_store(), os.environ["CURATED_BUCKET"], plan["runs"])
-    expected = {part["partition"]: part["version_after"] for part in done["partitions"]}
-    return {"undone": sorted(plan["runs"])} | ({"swapped": expected} if expected else {})
+    plan, notes = journal.content["plan"], journal.content["notes"]
+    window = {"releases": plan["releases"], "since": plan["cut"]["time"]}
+    with conn.transaction():
+        standing = [row[0] for row in conn.execute(PUBLISHED_BY, window).fetchall()]
+    runs = sorted({*plan.get("runs", ()), *notes.get("undone", ()), *standing})
+    if not runs:
+        return {"undone": []}
+    selection = undo.Selection(run_ids=tuple(runs))
+    made = undo.plan(conn, selection, cascade=True)
+    going = [run["run_id"] for run in made.runs]
+    notes["undone"] = sorted({*runs, *going})
+    notes["swapped"] = notes.get("swapped", {}) | {each["partition"]: each["version_after"] for each in made.partitions}
+    journal.save()
+    by = f"rollback {journal.content['id']}"
+    undo.execute(conn, selection, cascade=True, by=by, reason=journal.content["reason"], expected=going)
+    publications.enter_all(conn, object_store(), os.environ["CURATED_BUCKET"], notes["undone"])
+    return {"undone": notes["undone"], "swapped": notes["swapped"]}
 
 
 def rewind_buckets(conn: Any, journal: Journal) -> dict[str, Any]:
@@ -170,13 +180,14 @@ def mark(conn: Any, journal: Journal) -> dict[str, Any]:
 
 
 def resume(conn: Any, journal: Journal) -> dict[str, Any]:
-    """Let the DAGs run again that this rollback paused."""
-    airflow = airflow_of_environment()
+    """Let the DAGs run again that this rollback paused; tells which runs it ended and took back, to be started anew."""
+    airflow, notes = airflow_of_environment(), journal.content["notes"]
     there = set(airflow.dags())
-    for dag_id in journal.content["notes"].get("paused", ()):
+    for dag_id in notes.get("paused", ()):
         if dag_id in there:
             airflow.pause(dag_id, False)
-    return {}
+    taken = notes.get("undone", journal.content["plan"].get("runs", []))
+    return {"undone": taken, "stopped": notes.get("stopped", [])}
 
 
 def _mappings(cursor: Any) -> list[dict[str, Any]]:

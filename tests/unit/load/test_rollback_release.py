@@ -108,7 +108,48 @@ def test_the_newer_runs_are_swapped_back_and_nothing_else(warehouse, lake, owner
     assert [(event["run_id"], event["event"]) for event in journal_of_publications.read(lake, "curated")] == [
         ("r2", "undone")
     ]
-    assert steps.undo_runs(owner, journal) == {"undone": ["r2"]}, "killed before it was noted, it is done again"
+    assert facts(warehouse) == before
+
+
+def test_killed_after_the_swap_it_still_knows_what_readers_are_to_see(
+    warehouse, lake, owner, kept, tmp_path, monkeypatch
+):
+    """The object store is away when the swap is to be entered in the journal of publications."""
+    run_of(warehouse, ONE, "r1", 5)
+    run_of(warehouse, TWO, "r2", 99)
+    rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch), "x")
+
+    def away(*arguments):
+        raise OSError("the object store is away")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="away"):
+        broken.setattr(journal_of_publications, "enter_all", away)
+        steps.undo_runs(owner, Journal.open(tmp_path))
+    assert steps.undo_runs(owner, Journal.open(tmp_path)) == {"undone": ["r2"], "swapped": {"fact_flight_201301": 1}}
+    assert [(event["run_id"], event["event"]) for event in journal_of_publications.read(lake, "curated")] == [
+        ("r2", "undone")
+    ]
+
+
+@pytest.mark.parametrize("planned", [True, False], ids=["with-others", "alone"])
+def test_what_was_published_after_the_plan_goes_too(warehouse, lake, owner, kept, tmp_path, monkeypatch, planned):
+    run_of(warehouse, ONE, "r1", 5)
+    before = facts(warehouse)
+    if planned:
+        run_of(warehouse, TWO, "r2", 99)
+    rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch), "x")
+    run_of(warehouse, TWO, "r3", 98)
+    notes = steps.undo_runs(owner, Journal.open(tmp_path))
+    assert notes == {"undone": ["r2", "r3"] if planned else ["r3"], "swapped": {"fact_flight_201301": 1}}
+    assert facts(warehouse) == before
+    assert {event["run_id"] for event in journal_of_publications.read(lake, "curated")} == set(notes["undone"])
+
+
+def test_there_may_be_nothing_to_swap_back(warehouse, owner, kept, tmp_path, monkeypatch):
+    run_of(warehouse, ONE, "r1", 5)
+    before = facts(warehouse)
+    rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch), "x")
+    assert steps.undo_runs(owner, Journal.open(tmp_path)) == {"undone": []}
     assert facts(warehouse) == before
 
 
@@ -246,5 +287,6 @@ def test_runs_of_newer_releases_are_ended_and_all_where_data_go_back(
     assert len(notes["stopped"]) == len(stopped) and notes["published"] == {}
     journal.done("hold", **notes)
     airflow.calls.clear()
-    steps.resume(owner, Journal.open(tmp_path))
+    told = steps.resume(owner, Journal.open(tmp_path))
+    assert told == {"undone": [], "stopped": notes["stopped"]}
     assert airflow.calls == [("etl_pipeline", False)], "what the target does not have is not asked for"

@@ -159,6 +159,32 @@ def test_roles_say_what_they_are_for(role):
     assert (ROOT / f"roles/{role}/README.md").exists(), f"roles/{role}/README.md is missing"
 
 
+def conditions(node) -> list[str]:
+    """Every condition in what a file of tasks holds."""
+    if isinstance(node, list):
+        return [found for each in node for found in conditions(each)]
+    if not isinstance(node, dict):
+        return []
+    found = [value for name, value in node.items() if name in ("when", "that", "until", "failed_when", "changed_when")]
+    own = [each for value in found for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+    return own + [each for value in node.values() for each in conditions(value)]
+
+
+def test_what_texts_tell_to_say_on_the_command_line_is_taken_as_yes_or_no():
+    """Given with -e it is a text, which Ansible takes for no condition."""
+    told = {
+        name
+        for path in tracked("docs/*.md", "playbooks/*.yml", "roles/*.yml", "roles/*.md")
+        for name in re.findall(r"-e (\w+)=(?:true|false)", path.read_text())
+    }
+    options_told = told & {name for role in ROLES for name, option in options(role).items() if option["type"] == "bool"}
+    assert {"pgbackrest_new_cluster", "artifacts_downgrade"} <= options_told
+    for path in tracked("roles/*/tasks/*.yml", "playbooks/*.yml"):
+        for condition in conditions(yaml.safe_load(path.read_text())):
+            for name in options_told:
+                assert not re.search(rf"\b{name}\b(?! \| bool)", condition), f"{path}: {condition}"
+
+
 def variable_files() -> list[str]:
     """The group and host variable files of every environment, vaults aside."""
     files = chain(ROOT.glob("inventories/*/group_vars/**/*.yml"), ROOT.glob("inventories/*/host_vars/**/*.yml"))

@@ -19,8 +19,8 @@ class RollbackDag(Protocol):
     def state(self, name: str) -> dict[str, Any]:
         """{"state": of the run, "plan": when the plan waits for approval, "answer": "Approve" | "Reject" when somebody gave it}."""
 
-    def answer(self, name: str, approve: bool) -> None:
-        """Answer the approval; one that is answered already is left alone."""
+    def answer(self, name: str, approve: bool) -> bool:
+        """Answer the approval; False when it is answered already, which stays as it is."""
 
     def link(self, name: str) -> str:
         """Where a person sees it."""
@@ -61,9 +61,10 @@ class Airflow:
                 found["answer"] = chosen[0]
         return found
 
-    def answer(self, name: str, approve: bool) -> None:
+    def answer(self, name: str, approve: bool) -> bool:
         body = {"chosen_options": ["Approve" if approve else "Reject"], "params_input": {}}
-        self._call("PATCH", f"dagRuns/{name}/taskInstances/approve/-1/hitlDetails", (409,), json=body)
+        path = f"dagRuns/{name}/taskInstances/approve/-1/hitlDetails"
+        return self._call("PATCH", path, (409,), json=body).is_success
 
     def link(self, name: str) -> str:
         return f"{self._url}/dags/{self.dag}/runs/{name}"

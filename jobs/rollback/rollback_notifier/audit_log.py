@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -18,8 +19,11 @@ class AuditLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self._last = digest(lines[-1]) if lines else ""
+        text = path.read_text() if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:  # cut off by a crash: what it told has not happened
+            os.truncate(path, len(whole.encode()))
+        self._last = digest(whole.splitlines()[-1]) if whole else ""
 
     def write(self, event: str, **more: Any) -> None:
         """Add a line; it is on disk when the call returns."""
@@ -28,7 +32,10 @@ class AuditLog:
         )
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         try:
-            os.write(handle, line.encode() + b"\n")
+            size, text = os.fstat(handle).st_size, line.encode() + b"\n"
+            if os.write(handle, text) < len(text):
+                os.ftruncate(handle, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -40,7 +47,11 @@ class AuditLog:
         """Numbers of the lines that do not follow from the line before: something was changed or taken out there."""
         wrong, last = [], ""
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            if json.loads(line).get("after") != last:
+            try:
+                follows = json.loads(line)["after"] == last
+            except (ValueError, KeyError, TypeError):
+                follows = False
+            if not follows:
                 wrong.append(number)
             last = digest(line)
         return wrong

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import logging
 import re
-import sqlite3
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,8 @@ from .airflow import RollbackDag
 from .audit_log import AuditLog
 from .incidents import OPEN, SPENT, STATUSES, Incidents
 from .policy import Rule, Settings, Strict
+
+UNACCEPTABLE = (400, 422)  # what Airflow answers to parameters that rollback_dag does not have or take
 
 log = logging.getLogger("rollback_notifier")
 
@@ -126,20 +127,21 @@ class Notifier:
             try:
                 with self._lock:
                     self._step(self.incident(incident["id"]))
-            except (httpx.HTTPError, OSError, sqlite3.Error) as error:
+            except Exception as error:  # of whatever kind: the others go on, and so does the service
                 self.errors.inc()
                 log.warning("incident %s: %s: %s", incident["id"], type(error).__name__, error)
 
     def _step(self, incident: dict[str, Any]) -> None:
         name, status = run_name(incident), incident["status"]
         if status == "new":
-            self._dag.trigger(name, incident["target"] | {"reason": f"incident {incident['id']}, {incident['rule']}"})
-            self._move(incident, "planning")
+            self._propose(name, incident)
         elif status in ("planning", "waiting"):
             self._decide(incident, self._dag.state(name))
         elif status == "approved":
-            self._dag.answer(name, True)
-            self._move(incident, "executing")
+            if self._dag.answer(name, True):
+                self._move(incident, "executing")
+            else:
+                self._decide(incident, self._dag.state(name))
         elif status == "executing":
             state = self._dag.state(name)["state"]
             if state in ("success", "failed"):
@@ -147,33 +149,48 @@ class Notifier:
         elif self._old(incident):  # a proposal to take a release back
             self._move(incident, "expired")
 
+    def _propose(self, name: str, incident: dict[str, Any]) -> None:
+        if self._old(incident):
+            self._move(incident, "expired")
+            return
+        try:
+            self._dag.trigger(name, incident["target"] | {"reason": f"incident {incident['id']}, {incident['rule']}"})
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in UNACCEPTABLE:
+                raise
+            self._move(incident, "failed", note=f"Airflow does not take it: {error.response.text[:500]}")
+        else:
+            self._move(incident, "planning")
+
     def _decide(self, incident: dict[str, Any], found: dict[str, Any]) -> None:
         """What follows from a plan that waits, or from what somebody answered in Airflow."""
-        name = run_name(incident)
         if found["state"] == "failed":
             self._move(incident, "failed", note=f"refused or failed: {incident['link']}")
         elif found["state"] == "success" and "answer" not in found:
             self._move(incident, "done", note="nothing to take back")
         elif "answer" in found:
             approved = found["answer"] == "Approve"
-            self._move(
-                incident, "executing" if approved else "rejected", plan=found["plan"], note="answered in Airflow"
-            )
+            note = None if approved and incident["status"] == "approved" else "answered in Airflow"
+            self._move(incident, "executing" if approved else "rejected", plan=found["plan"], note=note)
+        elif "plan" not in found:
+            return
         elif self._old(incident):
-            self._dag.answer(name, False)
-            self._move(incident, "expired")
-        elif "plan" in found and incident["status"] == "planning":
+            self._close(incident, "expired")
+        elif incident["status"] == "planning":
             rule = next((rule for rule in self.settings.rules if rule.name == incident["rule"]), None)
             if why := self._beyond(found["plan"], incident):
-                self._dag.answer(name, False)
-                self._move(incident, "refused", plan=found["plan"], note=why)
+                self._close(incident, "refused", plan=found["plan"], note=why)
             elif rule is None or rule.dry_run or self.settings.dry_run:
-                self._dag.answer(name, False)
-                self._move(incident, "dry_run", plan=found["plan"])
+                self._close(incident, "dry_run", plan=found["plan"])
             elif rule.approval == "none":
                 self._move(incident, "approved", plan=found["plan"], note=f"by rule {rule.name}")
             else:
                 self._move(incident, "waiting", plan=found["plan"])
+
+    def _close(self, incident: dict[str, Any], status: str, **more: Any) -> None:
+        """Reject the plan in Airflow; what somebody answered there meanwhile is taken up with the next step."""
+        if self._dag.answer(run_name(incident), False):
+            self._move(incident, status, **more)
 
     def approve(self, number: int, answer: Answer) -> dict[str, Any]:
         """Let an undo go on. Refused unless it waits, the plan is the one that was seen, and it is within the limits still."""
@@ -194,8 +211,8 @@ class Notifier:
             incident = self.incident(number)
             if incident["status"] not in ("waiting", "proposed"):
                 raise Refused(f"incident {number} is {incident['status']}: nothing to reject")
-            if incident["action"] == "undo":
-                self._dag.answer(run_name(incident), False)
+            if incident["action"] == "undo" and not self._dag.answer(run_name(incident), False):
+                raise Refused(f"incident {number} was answered in Airflow: {incident['link']}")
             self._move(incident, "rejected", by=answer.by, reason=answer.reason)
             return self.incident(number)
 

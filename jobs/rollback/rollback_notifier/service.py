@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import httpx
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 from prometheus_client import generate_latest
 from pydantic import BaseModel
 
@@ -62,15 +63,20 @@ def create_app(notifier: Notifier, secrets: Secrets, every: float | None = 5) ->
         if not hmac.compare_digest(given, wanted):
             raise HTTPException(401, "the user metrics is needed", {"WWW-Authenticate": "Basic"})
 
-    def small(request: Request) -> None:
-        if not 0 <= int(request.headers.get("content-length") or LARGEST_BODY + 1) <= LARGEST_BODY:
-            raise HTTPException(413, f"at most {LARGEST_BODY} bytes, and their number in Content-Length")
-
     alertmanager = Depends(bearer(digest(secrets.webhook_token)))
     approver = Depends(bearer(secrets.approval_token_sha256))
     app = FastAPI(title="Rollback notifier", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
 
-    @app.post("/alerts", dependencies=[alertmanager, Depends(small)])
+    @app.middleware("http")
+    async def small(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Before anything is read: a body is taken in as a whole even of somebody who is then not let in."""
+        length = request.headers.get("content-length", "")
+        if request.method not in ("GET", "HEAD") and not (length.isdecimal() and int(length) <= LARGEST_BODY):
+            detail = f"at most {LARGEST_BODY} bytes, and their number in Content-Length"
+            return JSONResponse({"detail": detail}, 413)
+        return await following(request)
+
+    @app.post("/alerts", dependencies=[alertmanager])
     def alerts(webhook: Webhook) -> dict[str, list[str]]:
         return {"outcomes": [notifier.receive(alert) for alert in webhook.alerts]}
 
@@ -92,7 +98,7 @@ def create_app(notifier: Notifier, secrets: Secrets, every: float | None = 5) ->
     def incident(number: int) -> dict[str, Any]:
         return answered(lambda: notifier.incident(number))
 
-    @app.post("/incidents/{number}/{verb}", dependencies=[approver, Depends(small)])
+    @app.post("/incidents/{number}/{verb}", dependencies=[approver])
     def answer(number: int, verb: Literal["approve", "reject"], given: Answer) -> dict[str, Any]:
         return answered(lambda: getattr(notifier, verb)(number, given))
 

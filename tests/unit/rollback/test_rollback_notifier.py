@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -65,19 +66,22 @@ class Dag:
     """Stands for rollback_dag: what was triggered, what it waits for, what was answered."""
 
     def __init__(self):
-        self.triggered, self.answers, self.plans, self.states, self.broken = {}, {}, plan(), {}, False
+        self.triggered, self.answers, self.plans, self.states, self.broken = {}, {}, plan(), {}, None
 
     def trigger(self, name, parameters):
         if self.broken:
-            raise httpx.ConnectError("Airflow is down")
+            raise self.broken
         self.triggered.setdefault(name, parameters)
 
     def state(self, name):
-        found = {"state": self.states.get(name, "running"), "plan": self.plans}
+        found = {"state": self.states.get(name, "running")} | ({"plan": self.plans} if self.plans else {})
         return found | ({"answer": self.answers[name]} if name in self.answers else {})
 
     def answer(self, name, approve):
-        self.answers.setdefault(name, "Approve" if approve else "Reject")
+        if name in self.answers:
+            return False
+        self.answers[name] = "Approve" if approve else "Reject"
+        return True
 
     def link(self, name):
         return f"https://airflow/{name}"
@@ -326,13 +330,90 @@ def test_a_release_is_only_proposed(notifier, dag):
 
 
 def test_airflow_down_is_tried_again(notifier, dag):
-    dag.broken = True
+    dag.broken = httpx.ConnectError("Airflow is down")
     notifier.receive(alert())
     notifier.step()
     assert notifier.incident(1)["status"] == "new"
-    dag.broken = False
+    dag.broken = None
     notifier.step()
     assert notifier.incident(1)["status"] == "planning"
+
+
+def test_what_airflow_does_not_take_is_not_asked_for_ever(notifier, dag, clock):
+    request = httpx.Request("POST", "https://airflow")
+    answered = httpx.Response(400, text="'nonsense' is not one of the pipelines", request=request)
+    dag.broken = httpx.HTTPStatusError("400", request=request, response=answered)
+    notifier.receive(alert())
+    notifier.step()
+    incident = notifier.incident(1)
+    assert incident["status"] == "failed" and "is not one of the pipelines" in incident["note"]
+    dag.broken = httpx.ConnectError("Airflow is down")
+    notifier.receive(alert(run="r2", pipeline="orders"))
+    clock.now += timedelta(hours=13)
+    notifier.step()
+    assert notifier.incident(2)["status"] == "expired"
+
+
+def test_what_cannot_be_read_of_one_does_not_keep_the_others(notifier, dag, monkeypatch):
+    """Nor does it end the thread that moves them on."""
+    for number in (1, 2):
+        notifier.receive(alert(run=f"r{number}", pipeline=f"p{number}"))
+    notifier.step()
+    first, state = next(iter(dag.triggered)), dag.state
+    monkeypatch.setattr(dag, "state", lambda name: {}["state"] if name == first else state(name))
+    notifier.step()
+    assert [each["status"] for each in notifier.incidents()] == ["waiting", "planning"]
+
+
+def test_a_plan_that_airflow_has_not_made_yet_is_waited_for(notifier, dag, clock):
+    """rollback_dag is paused while a release or the warehouse goes back."""
+    notifier.receive(alert())
+    notifier.step()
+    dag.plans = None
+    clock.now += timedelta(hours=13)
+    notifier.step()
+    assert notifier.incident(1)["status"] == "planning" and dag.answers == {}
+    dag.plans = plan()
+    notifier.step()
+    assert notifier.incident(1)["status"] == "expired" and list(dag.answers.values()) == ["Reject"]
+
+
+def answered_meanwhile(dag, monkeypatch, given):
+    """Somebody answers in Airflow after the notifier has looked and before it answers itself."""
+    answer = dag.answer
+
+    def late(name, approve):
+        dag.answers.setdefault(name, given)
+        return answer(name, approve)
+
+    monkeypatch.setattr(dag, "answer", late)
+
+
+@pytest.mark.parametrize(("given", "status"), [("Approve", "executing"), ("Reject", "rejected")])
+def test_what_was_approved_and_answered_in_airflow_meanwhile(notifier, dag, monkeypatch, given, status):
+    notifier.approve(1, answer(waiting(notifier)))
+    answered_meanwhile(dag, monkeypatch, given)
+    notifier.step()
+    assert notifier.incident(1)["status"] == status
+
+
+def test_what_is_taken_back_after_all_is_not_called_rejected(notifier, dag, monkeypatch):
+    incident = waiting(notifier)
+    answered_meanwhile(dag, monkeypatch, "Approve")
+    with pytest.raises(Refused, match="was answered in Airflow"):
+        notifier.reject(1, answer(incident))
+    notifier.step()
+    assert notifier.incident(1)["status"] == "executing"
+    assert events(notifier)[-1] == "executing"
+
+
+def test_what_is_beyond_the_limits_and_approved_in_airflow_counts(notifier, dag, monkeypatch):
+    dag.plans = plan(rows=5_000_001)
+    answered_meanwhile(dag, monkeypatch, "Approve")
+    notifier.receive(alert())
+    for _ in range(3):
+        notifier.step()
+    assert notifier.incident(1)["status"] == "executing"
 
 
 def test_state_survives_a_restart_at_every_step(start, dag):
@@ -367,6 +448,31 @@ def test_a_changed_audit_log_is_found(notifier):
     assert AuditLog.check(path) == [2]
     path.write_text("\n".join(lines[1:]) + "\n")
     assert AuditLog.check(path) == [1]
+
+
+def test_a_line_of_the_audit_log_that_a_crash_cut_off(start):
+    waiting(start())
+    path = start().settings.audit_log
+    whole = path.read_text()
+    path.write_text(whole + whole.splitlines()[0][:20])
+    assert AuditLog.check(path) == [len(whole.splitlines()) + 1]
+    notifier = start()
+    notifier.reject(1, answer(notifier.incident(1)))
+    assert path.read_text().startswith(whole) and events(notifier)[-1] == "rejected"
+    assert AuditLog.check(path) == []
+
+
+def test_a_disk_that_is_full_leaves_no_part_of_a_line(notifier, monkeypatch):
+    waiting(notifier)
+    path = notifier.settings.audit_log
+    whole, write = path.read_text(), os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda handle, text: write(handle, text[:20]))
+        with pytest.raises(OSError, match="No space left"):
+            notifier.audit.write("something")
+    assert path.read_text() == whole
+    notifier.audit.write("something")
+    assert AuditLog.check(path) == []
 
 
 @pytest.fixture
@@ -406,6 +512,20 @@ def test_alerts_over_http(web, notifier):
     assert web.post("/alerts", json={"alerts": "x"}, headers=bearer(WEBHOOK)).status_code == 422
     assert web.post("/alerts", content=b"x" * (1 << 20) + b"x", headers=bearer(WEBHOOK)).status_code == 413
     assert web.post("/alerts", content=iter([b"{}"]), headers=bearer(WEBHOOK)).status_code == 413, "of unknown length"
+
+
+def test_a_large_body_is_not_read(web):
+    """Of nobody: it would be in memory before it is known who sends it."""
+    read = []
+
+    def parts():
+        read.append(1)
+        yield b"x" * 10
+
+    for headers in ({}, {"Content-Length": "10000000000"}):
+        assert web.post("/alerts", content=parts(), headers=headers).status_code == 413
+    assert web.post("/incidents/1/approve", content=parts()).status_code == 413
+    assert read == []
 
 
 def test_approval_over_http(web, notifier):
@@ -493,7 +613,7 @@ def test_airflows_api(tmp_path):
     airflow._client = httpx.Client(base_url="https://airflow", transport=httpx.MockTransport(serve))
     airflow.trigger("n", {"runs": ["r"]})
     assert airflow.state("n") == {"state": "running", "plan": plan(), "answer": "Approve"}
-    airflow.answer("n", True)
+    assert airflow.answer("n", True) is False, "it is answered already"
     runs = "/api/v2/dags/rollback_dag/dagRuns"
     assert asked == [
         ("POST", runs),

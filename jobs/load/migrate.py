@@ -109,17 +109,18 @@ def up(conn: psycopg.Connection, target: int | None = None, plan: bool = False, 
 def down(conn: psycopg.Connection, target: int, plan: bool = False, directory: Path = DIRECTORY) -> dict:
     """Take back everything above level `target`, newest first.
 
-    Returns the same as `up`. Raises MigrationError, before anything is changed, when a level has no way back or rows would be
-    lost: tables that a down file names in a line `-- loses: schema.table, ...` must be empty.
+    Of a level that the files lack, or have otherwise (another line of releases), the way back is the one that is kept in the
+    database. Returns the same as `up`. Raises MigrationError, before anything is changed, when a level has no way back or rows would
+    be lost: tables that a down file names in a line `-- loses: schema.table, ...` must be empty.
     """
     with _locked(conn, write=not plan):
         files, applied = {migration.level: migration for migration in read(directory)}, _applied(conn)
-        _unchanged(files.values(), applied)
+        _unchanged((migration for migration in files.values() if migration.level <= target), applied)
         before = max(applied, default=0)
         if target < 0:
             raise MigrationError(f"there is no level {target}")
         todo = [
-            files[level] if level in files else applied[level]
+            files[level] if level in files and files[level].checksum == applied[level].checksum else applied[level]
             for level in sorted(applied, reverse=True)
             if level > target
         ]

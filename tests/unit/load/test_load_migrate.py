@@ -91,6 +91,23 @@ def test_an_older_release_goes_back_without_the_newer_files(empty, directory):
     assert migrate.down(empty, 0, directory=directory)["applied"] == ["0001_one"]
 
 
+def test_another_line_of_releases_goes_back_as_what_was_applied_says(empty, directory):
+    """A repaired commit has a level of its own where the bad release had another one: it takes that back too."""
+    migrate.up(empty, 1, directory=directory)
+    (directory / "0002_two.up.sql").write_text("create table etl.bad (id integer);")
+    (directory / "0002_two.down.sql").write_text("drop table etl.bad;")
+    migrate.up(empty, directory=directory)
+    (directory / "0002_two.up.sql").rename(directory / "0002_mended.up.sql")
+    (directory / "0002_two.down.sql").unlink()
+    (directory / "0002_mended.up.sql").write_text("create table etl.good (id integer);")
+    assert migrate.down(empty, 1, plan=True, directory=directory)["applied"] == ["0002_two"]
+    assert migrate.down(empty, 1, directory=directory)["level_after"] == 1
+    assert empty.execute("select to_regclass('etl.bad')").fetchone() == (None,)
+    (directory / "0001_one.up.sql").write_text("create table etl.one (id bigint);")
+    with pytest.raises(migrate.MigrationError, match="0001_one.up.sql is not what was applied"):
+        migrate.down(empty, 1, directory=directory)
+
+
 def test_a_changed_file_is_refused(empty, directory):
     migrate.up(empty, directory=directory)
     (directory / "0002_two.up.sql").write_text("create table etl.two (id bigint);")

@@ -88,8 +88,13 @@ def _refused(facts: Facts, target: str, wanted: dict | None, chain: list, force:
         names = ", ".join(newest(facts.manifests)) or "none"
         return [f"release {target} is unknown: it has no manifest. Known are: {names} (playbooks/releases.yml)"]
     found = []
-    if target == facts.current or not chain:
+    if target == facts.current or not (chain or facts.current):
         found.append(f"release {target} is in service already; there is nothing newer to take back")
+    elif facts.current and facts.current not in {one["release"] for one in chain}:
+        found.append(
+            f"release {facts.current} is in service, and its deployment did not come to its end: run playbooks/release.yml again,"
+            f" from its commit or from that of {target}"
+        )
     if wanted["state"] == "bad" and not force:
         found.append(f"release {target} is marked bad ({wanted['reason']}); insist with -e force=true")
     if wanted["environment"] != facts.environment:

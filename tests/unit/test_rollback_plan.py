@@ -158,6 +158,9 @@ def test_rows_that_go_back_anyway_do_not_keep_the_schema_up(table, method):
     [
         ({}, THREE, f"release {THREE} is unknown.*Known are: {ONE}, {TWO}"),
         ({}, TWO, "in service already"),
+        ({"current": None}, TWO, "in service already"),
+        ({"current": THREE}, ONE, f"release {THREE} is in service, and its deployment did not come to its end"),
+        ({"current": THREE}, TWO, f"release {THREE} is in service, and its deployment did not come to its end"),
         ({"environment": "prod"}, ONE, "was deployed to local, this is prod"),
         ({"commit_known": False}, ONE, "is not in this checkout: fetch it"),
         (

@@ -25,6 +25,8 @@ NEWER_RUNS = """
 select run_id, dag_run_id, pipeline, release, state, started_at
 from etl.run where release = any(%(releases)s) and started_at >= %(since)s order by started_at
 """
+# What the ledger tells of a run; a restore of the warehouse forgets it.
+LEDGER = ("run_source", "run_stage", "run_reject", "audit_result", "publication", "partition_version", "lineage_event")
 
 
 def hold(conn: Any, journal: Journal) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def evidence(conn: Any, journal: Journal) -> dict[str, Any]:
         ids = [run["run_id"] for run in runs]
         ledger = {"runs": runs} | {
             table: _mappings(cursor.execute(f"select * from etl.{table} where run_id = any(%s)", (ids,)))
-            for table in ("run_source", "run_stage", "run_reject", "audit_result")
+            for table in LEDGER
         }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:

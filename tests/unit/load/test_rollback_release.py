@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
+import json
+import tarfile
 from datetime import date
 from types import SimpleNamespace
 
@@ -238,6 +241,31 @@ def test_code_that_was_taken_back_does_not_run_again(warehouse, owner):
 def test_readers_cannot_write_rollbacks(warehouse):
     with warehouse.connect("etl_read") as conn, pytest.raises(psycopg.errors.InsufficientPrivilege):
         conn.execute("delete from etl.rollback")
+
+
+def test_the_evidence_says_what_readers_saw(warehouse, owner, kept, tmp_path, monkeypatch):
+    """A restore of the warehouse forgets it; put once, it stays as it was."""
+    run_of(warehouse, ONE, "r1", 5)
+    run_of(warehouse, TWO, "r2", 99)
+    log = tmp_path / "logs/dag_id=flights/run_id=manual__r2/task.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("late")
+    monkeypatch.setenv("AIRFLOW_LOGS", str(tmp_path / "logs"))
+    monkeypatch.setenv("RELEASES_DIR", str(tmp_path / "releases"))
+    objects = {}
+    kept.put = objects.setdefault
+    rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch), "x")
+    journal = Journal.open(tmp_path)
+    notes = steps.evidence(owner, journal)
+    prefix = f"{TWO}/evidence/{journal.content['id']}"
+    assert notes["evidence"] == f"s3://releases/{prefix}/"
+    ledger_rows = json.loads(objects[f"{prefix}/ledger.json"])
+    assert [run["run_id"] for run in ledger_rows["runs"]] == ["r2"]
+    (version,) = ledger_rows["partition_version"]
+    assert (version["run_id"], version["partition_name"], version["version"]) == ("r2", "fact_flight_201301", 2)
+    assert [each["run_id"] for each in ledger_rows["publication"]] == ["r2"]
+    with tarfile.open(fileobj=io.BytesIO(objects[f"{prefix}/logs.tar.gz"])) as archive:
+        assert "dag_id=flights/run_id=manual__r2/task.log" in archive.getnames()
 
 
 class Airflow:

@@ -22,10 +22,14 @@ def object_store() -> Any:
 
 
 def rewound(bucket: str, to: str, *, dry_run: bool = False, journal: Path | None = None) -> dict[str, Any]:
-    """The summary of a bucket's way back to a moment; the journal of publications stays, it tells what was published when."""
+    """The summary of a bucket's way back to a moment: what was overwritten or deleted is as it was then.
+
+    What came since stays: a run writes under prefixes of its own, and of those that stay published, or that retention has compacted,
+    the newer objects are all there is. The journal of publications stays too, it tells what was published when.
+    """
     from jobs.load.journal import PREFIX
     from jobs.rollback.rewind import rewind
     from jobs.rollback.rollback_s3 import S3Store
 
     moment = datetime.fromisoformat(to)
-    return rewind(S3Store(object_store(), bucket), moment, keep=(PREFIX,), dry_run=dry_run, journal=journal)
+    return rewind(S3Store(object_store(), bucket), moment, keep=(PREFIX,), newer=True, dry_run=dry_run, journal=journal)

@@ -207,11 +207,11 @@ def _buckets(document: dict[str, Any], facts: Facts) -> None:
         if not actions["replaced"] + actions["restored"]:
             continue
         document["rewind"].append(name)
-        document["lost"]["objects"] += actions["removed"]
+        document["lost"]["objects"] += actions["replaced"]
         document["notes"] += summary["warnings"]
         what = (
             f"goes back to {document['cut']['time']}: {actions['replaced']} overwritten and {actions['restored']} deleted objects"
-            f" return, {actions['removed']} newer ones go (their versions stay)"
+            " return; what came since stays, every run writes under prefixes of its own"
         )
         document["layers"].append({"layer": f"bucket {name}", "what": what})
     if not document["rewind"]:

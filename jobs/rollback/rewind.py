@@ -167,11 +167,14 @@ def at(history: list[Version], moment: datetime) -> Version | None:
     return None if found is None or found.deleted else found
 
 
-def look(store: Store, prefix: str, keep: tuple[str, ...], to: datetime, counts: Counter[str]) -> Iterator[Action]:
-    """What the keys need that are not as they were; counts objects and bytes, then and now."""
+def look(
+    store: Store, prefix: str, keep: tuple[str, ...], to: datetime, counts: Counter[str], newer: bool = False
+) -> Iterator[Action]:
+    """What the keys need that are not as they were; counts objects and bytes, then and now. With `newer`, keys that came since are
+    left alone."""
     for history in store.histories(prefix):
         then, now = at(history, to), None if history[0].deleted else history[0]
-        if history[0].key.startswith(keep) and (now or not then):
+        if (history[0].key.startswith(keep) and (now or not then)) or (newer and not then):
             continue
         for name, version in (("then", then), ("now", now)):
             counts[f"objects_{name}"] += version is not None
@@ -189,6 +192,7 @@ def rewind(
     *,
     prefix: str = "",
     keep: Sequence[str] = (),
+    newer: bool = False,
     dry_run: bool = False,
     journal: Path | None = None,
     workers: int = 16,
@@ -197,7 +201,7 @@ def rewind(
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Bring every key that begins with `prefix` to what it was at `to` (an aware datetime); returns a summary for JSON. What is
-    there below one of `keep` stays as it is: of those keys only the deleted ones come back.
+    there below one of `keep` stays as it is: of those keys only the deleted ones come back. With `newer` objects stay that came since.
 
     With `by_sha256` every copied object is read back and compared with its source by SHA-256; otherwise the store's own digests are
     compared. `despite_expiry` goes on although versions of that moment may be gone. Raises RewindRefused before anything is
@@ -223,7 +227,7 @@ def rewind(
             actions, counts = log.found, Counter(log.counts)
         else:
             counts = Counter()
-            actions = list(look(store, prefix, tuple(keep), to, counts))
+            actions = list(look(store, prefix, tuple(keep), to, counts, newer))
             if log:
                 log.plan(actions, counts)
         kinds = Counter(action.kind for action in actions)
@@ -247,7 +251,7 @@ def rewind(
         for again in (resumed, False):  # a kept plan may be old: what changed since is done after it
             failed = _act(store, actions, workers, by_sha256, log, progress)
             after: Counter[str] = Counter()
-            actions = list(look(store, prefix, tuple(keep), to, after))
+            actions = list(look(store, prefix, tuple(keep), to, after, newer))
             if not (actions and again):
                 break
         summary["after"] = {"objects": after["objects_now"], "bytes": after["bytes_now"]}

@@ -204,12 +204,12 @@ def test_the_cut_is_the_moment_before_the_first_newer_release():
 
 def test_objects_go_back_only_where_some_were_overwritten_or_deleted():
     summaries = {
-        "raw": {"actions": {"replaced": 1, "restored": 4, "removed": 9}, "warnings": []},
-        "curated": {"actions": {"replaced": 0, "restored": 0, "removed": 70}, "warnings": []},
+        "raw": {"actions": {"replaced": 3, "restored": 4, "removed": 0}, "warnings": []},
+        "curated": {"actions": {"replaced": 0, "restored": 0, "removed": 0}, "warnings": []},
     }
     plan = make(facts(rewind=summaries), ONE, "restore")
-    assert plan["rewind"] == ["raw"] and plan["lost"]["objects"] == 9
-    assert "1 overwritten and 4 deleted objects return" in layers(plan)["bucket raw"]
+    assert plan["rewind"] == ["raw"] and plan["lost"]["objects"] == 3
+    assert "3 overwritten and 4 deleted objects return" in layers(plan)["bucket raw"]
     assert make(facts(), ONE, "restore")["rewind"] == []
 
 

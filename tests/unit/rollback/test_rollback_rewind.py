@@ -111,6 +111,15 @@ def test_what_is_kept_stays_and_only_comes_back(remote, bucket):
     assert summary["verified"] and summary["actions"] == {"replaced": 1, "restored": 1, "removed": 0}
 
 
+def test_what_came_since_may_stay(remote, bucket):
+    then, before = fill(remote, bucket)
+    now = remote.live(bucket)
+    summary = rewind(remote.store(bucket), then, newer=True)
+    assert remote.live(bucket) == now | before
+    assert summary["verified"] and summary["actions"]["removed"] == 0
+    assert not any(rewind(remote.store(bucket), then, newer=True)["actions"].values())
+
+
 def test_before_everything_it_is_empty_and_after_it_full(remote, bucket):
     start = moment()
     then, before = fill(remote, bucket)

@@ -219,7 +219,8 @@ def rewind(
     if journal and not dry_run:
         log = Journal(
             journal,
-            {"bucket": store.url, "prefix": prefix, "keep": ",".join(keep), "to": to.astimezone(UTC).isoformat()},
+            {"bucket": store.url, "prefix": prefix, "keep": ",".join(keep), "to": to.astimezone(UTC).isoformat()}
+            | ({"newer": "stay"} if newer else {}),
         )
     try:
         resumed = log is not None and log.found is not None
@@ -337,6 +338,7 @@ def main(argv: list[str], doc: str, open_store: Callable[[str, int], Store]) -> 
     parser.add_argument(
         "--keep", action="append", default=[], metavar="PREFIX", help="only bring back what was deleted below it"
     )
+    parser.add_argument("--newer", action="store_true", help="leave what came since")
     parser.add_argument("--to", required=True, type=datetime.fromisoformat, metavar="TIME", help="2026-11-24T22:00:00Z")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--journal", type=Path, metavar="FILE", help="keeps plan and progress; given again, it goes on")
@@ -352,6 +354,7 @@ def main(argv: list[str], doc: str, open_store: Callable[[str, int], Store]) -> 
             given.to,
             prefix=given.prefix,
             keep=given.keep,
+            newer=given.newer,
             dry_run=given.dry_run,
             journal=given.journal,
             workers=given.workers,

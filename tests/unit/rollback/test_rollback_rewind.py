@@ -120,6 +120,13 @@ def test_what_came_since_may_stay(remote, bucket):
     assert not any(rewind(remote.store(bucket), then, newer=True)["actions"].values())
 
 
+def test_a_journal_that_removes_what_came_since_is_not_one_that_leaves_it(remote, bucket, tmp_path):
+    then, _ = fill(remote, bucket)
+    rewind(remote.store(bucket), then, newer=True, journal=tmp_path / "j")
+    with pytest.raises(RewindRefused, match="not the journal of this rewind"):
+        rewind(remote.store(bucket), then, journal=tmp_path / "j")
+
+
 def test_before_everything_it_is_empty_and_after_it_full(remote, bucket):
     start = moment()
     then, before = fill(remote, bucket)
@@ -282,6 +289,8 @@ def test_command_line(remote, bucket):
 
     planned = run("--bucket", bucket, "--to", then.isoformat(), "--dry-run")
     assert planned.returncode == 0 and json.loads(planned.stdout)["actions"]["removed"] == 2, planned.stderr
+    newer = run("--bucket", bucket, "--to", then.isoformat(), "--dry-run", "--newer")
+    assert newer.returncode == 0 and json.loads(newer.stdout)["actions"]["removed"] == 0, newer.stderr
     done = run("--bucket", bucket, "--to", then.isoformat().replace("+00:00", "Z"))
     assert done.returncode == 0 and json.loads(done.stdout)["verified"], done.stderr
     assert "6 objects to change" in done.stderr and remote.live(bucket) == before

@@ -13,11 +13,13 @@ the environment (PG*, AWS_*, RELEASES_BUCKET, AIRFLOW_URL, AIRFLOW_LOGIN, AIRFLO
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +133,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """One at a time: a step goes on when its controller is gone, and what comes after waits for its end."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _run(arguments: argparse.Namespace, conn: Any, directory: Path) -> Any:
     if arguments.verb == "plan":
         return planned(conn, directory, arguments, json.load(sys.stdin))
+    with _alone(directory):
+        return _change(arguments, conn, directory)
+
+
+def _change(arguments: argparse.Namespace, conn: Any, directory: Path) -> Any:
     if arguments.verb == "start":
         return started(conn, directory, json.load(sys.stdin), arguments.reason)
     journal = Journal.open(directory)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
 import io
 import json
 import tarfile
+import threading
 from datetime import date
 from types import SimpleNamespace
 
@@ -241,6 +243,28 @@ def test_code_that_was_taken_back_does_not_run_again(warehouse, owner):
 def test_readers_cannot_write_rollbacks(warehouse):
     with warehouse.connect("etl_read") as conn, pytest.raises(psycopg.errors.InsufficientPrivilege):
         conn.execute("delete from etl.rollback")
+
+
+def test_a_step_that_goes_on_alone_is_waited_for(warehouse, owner, kept, tmp_path, monkeypatch):
+    """Its controller is gone; started again, the rollback finds the step done and does not do it beside."""
+    rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch), "x")
+    begun, go_on, asked = threading.Event(), threading.Event(), argparse.Namespace(verb="step", step="schema")
+
+    def slow(conn, journal):
+        begun.set()
+        assert go_on.wait(30)
+        return {"went": "on"}
+
+    monkeypatch.setitem(rollback.ACTIONS, "schema", slow)
+    first = threading.Thread(target=rollback._run, args=(asked, owner, tmp_path))
+    first.start()
+    assert begun.wait(30)
+    with open(tmp_path / "lock") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    go_on.set()
+    first.join(30)
+    assert Journal.open(tmp_path).content["notes"]["went"] == "on"
+    assert rollback._run(asked, owner, tmp_path) == {"changed": False}
 
 
 def test_the_evidence_says_what_readers_saw(warehouse, owner, kept, tmp_path, monkeypatch):

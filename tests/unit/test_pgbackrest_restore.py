@@ -1,5 +1,6 @@
 """Restore points, plans and restores with the real pgBackRest, a PostgreSQL of this machine's binaries and a repository on disk."""
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -180,6 +181,24 @@ def test_there_and_back_over_timelines(cluster):
     assert (planned["up"], planned["lost"]) == (False, None)
     cluster.restore(planned)
     assert cluster.query("table kept") == [1, 2]
+
+
+def test_one_restore_at_a_time(tmp_path, monkeypatch):
+    module = load("ansible/plugins/modules/pgbackrest_restore.py", "tested_alone")
+    monkeypatch.setattr(module, "LOCK", f"{tmp_path}/{{stanza}}")
+    tried = []
+
+    def run(*command, **_):
+        with open(tmp_path / "dwh") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        tried.append(command)
+        raise module.Failed("as far as it goes")
+
+    monkeypatch.setattr(module, "run", run)
+    for _ in range(2):  # the first lets go of it
+        with pytest.raises(module.Failed, match="as far as it goes"):
+            module.restore({"stanza": "dwh", "unit": "any"})
+    assert len(tried) == 2
 
 
 def test_a_timeline_that_never_was(cluster):

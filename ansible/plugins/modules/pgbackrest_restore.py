@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import subprocess
@@ -15,7 +16,8 @@ module: pgbackrest_restore
 short_description: Restore a PostgreSQL cluster in place
 description:
   - Stops the cluster, restores what differs from the backup, starts it and waits until the log has been replayed to the target and the
-    cluster writes again, on a timeline of its own. Killed and run again it begins anew; until then the cluster cannot be started.
+    cluster writes again, on a timeline of its own. Killed and run again it waits for what goes on, then begins anew; until then the
+    cluster cannot be started.
   - Runs as root.
 options:
   stanza: {type: str, required: true, description: Name of the cluster.}
@@ -33,6 +35,7 @@ replay_seconds: {type: float, returned: always, description: How long starting a
 """
 
 USER = "postgres"
+LOCK = "/run/lock/etl-restore-{stanza}"
 GRACE = 5  # seconds until a unit that was told to start has begun to
 STATE = """
 select
@@ -56,7 +59,13 @@ def run(*command: str, user: str | None = None) -> str:
 
 
 def restore(given: dict) -> dict:
-    """The module's result."""
+    """The module's result. One at a time: where the controller is gone the module may go on, and another waits for its end."""
+    with open(LOCK.format(**given), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _restore(given)
+
+
+def _restore(given: dict) -> dict:
     began = time.monotonic()
     run("systemctl", "stop", given["unit"])
     owner = pwd.getpwnam(USER)

@@ -84,7 +84,8 @@ def ask() -> str:
 def undo() -> dict[str, Any]:
     """Take the planned runs back; repeated, it finds them undone. Returns the versions that readers see now."""
     context = get_current_context()
-    params, planned = context["params"], context["ti"].xcom_pull(task_ids="plan")
+    params, plan = context["params"], context["ti"].xcom_pull(task_ids="plan")
+    planned = [run["run_id"] for run in plan["runs"]]
     answer = context["ti"].xcom_pull(task_ids="approve") or {}
     approved_by = (answer.get("responded_by_user") or {}).get("name")
     by = approved_by or context["dag_run"].triggering_user_name or "airflow"
@@ -92,19 +93,21 @@ def undo() -> dict[str, Any]:
         try:
             done = undoing.execute(
                 connection,
-                selection(params),
+                undoing.Selection(
+                    run_ids=tuple(planned)
+                ),  # an interval would name the runs before them, once they are undone
                 cascade=params["cascade"],
                 by=by,
                 reason=params["reason"] or context["dag_run"].run_id,
-                expected=[run["run_id"] for run in planned["runs"]],
+                expected=planned,
             )
         except PublishLocked:
             raise  # readers or another run have the tables: worth another try
         except PublishRefused as error:
             raise AirflowFailException(str(error)) from None
         s3, buckets = platform.object_store()
-        journal.enter_all(connection, s3, buckets["curated"], [run["run_id"] for run in planned["runs"]])
-    return {"undone": done["undone"], "runs": [run["run_id"] for run in planned["runs"]], "by": by}
+        journal.enter_all(connection, s3, buckets["curated"], planned)
+    return {"undone": done["undone"], "runs": planned, "by": by}
 
 
 @dag(

@@ -8,7 +8,8 @@ An interval names the runs that readers see in it. Runs that published later on 
 --cascade they are taken back too. What was taken back is entered in the journal of publications, so that no restore of the warehouse
 publishes it again. Connects as etl_load with libpq's own means (PGHOST, PGPASSFILE, PGSSLMODE, ...) and to the object store with
 boto3's. The plan, or what was done, is JSON on standard output. Exit status: 0 done or nothing to do, 1 refused (the reasons are in
-the plan) or not entered in the journal, 2 wrong usage. Executed again it does what is left to do.
+the plan) or not entered in the journal, 2 wrong usage. Executed again it does what is left to do; only an interval names, once its
+runs are taken back, those that readers saw before.
 """
 
 from __future__ import annotations
@@ -368,7 +369,9 @@ def _enter(conn: psycopg.Connection, bucket: str, document: dict[str, Any]) -> b
         taken = [run["run_id"] for run in document["runs"]] + document["already_undone"]
         journal.enter_all(conn, boto3.client("s3"), bucket, taken)
     except (BotoCoreError, ClientError) as error:
-        print(f"undo: taken back, but not entered in the journal of publications: {error}; repeat it", file=sys.stderr)
+        again = " ".join(f"--run {run_id}" for run_id in taken)
+        told = f"undo: taken back, but not entered in the journal of publications: {error}; repeat it with {again}"
+        print(told, file=sys.stderr)
         return False
     return True
 

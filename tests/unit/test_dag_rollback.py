@@ -125,8 +125,8 @@ class Ledger:
 def act(module, monkeypatch):
     """Runs a task's function over a planned undo; returns what it returned and what was executed."""
 
-    def run(name, *, runs=("r1",), refusals=(), answer=None, error=None, **params):
-        plan = module.undoing.Plan({}, runs=[_run(each) for each in runs], refusals=list(refusals))
+    def run(name, *, planned=("r1",), refusals=(), answer=None, error=None, **params):
+        plan = module.undoing.Plan({}, runs=[_run(each) for each in planned], refusals=list(refusals))
         ledger, entered = Ledger(plan, error), []
         document = plan.as_dict()
         pulled = {"plan": document, "approve": answer}
@@ -166,7 +166,7 @@ def test_a_refusal_fails_with_its_reason_and_nothing_to_do_is_skipped(module, ac
     with pytest.raises(module.AirflowFailException, match="run r1: because"):
         act("plan", refusals=[{"run_id": "r1", "reason": "because"}])
     with pytest.raises(module.AirflowSkipException):
-        act("plan", runs=())
+        act("plan", planned=())
 
 
 def test_it_asks_unless_it_is_told_not_to(act):
@@ -180,6 +180,15 @@ def test_what_was_approved_is_what_is_undone_and_by_whom(act):
     assert (how["expected"], how["by"], how["reason"]) == (["r1"], "bob", "bad")
     assert (result["by"], entered) == ("bob", ["r1"])
     assert act("undo", answer=None)[0]["by"] == "ann"
+
+
+def test_repeated_an_interval_does_not_take_back_the_runs_before(module, act):
+    """Once what was approved is undone, readers see others in the interval."""
+    _, ((selection, how),), entered = act(
+        "undo", planned=("r3", "r2"), **{"runs": [], "pipeline": "flights", "from": "2013-01-01", "to": "2013-02-01"}
+    )
+    assert selection == module.undoing.Selection(run_ids=("r3", "r2"))
+    assert how["expected"] == entered == ["r3", "r2"]
 
 
 def test_a_refusal_is_not_repeated_and_a_lock_is(module, act):

@@ -281,7 +281,8 @@ def test_without_the_journal_it_says_so_and_is_repeated(warehouse, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr(warehouse.lake, "put_object", away)
         assert undo.main(["execute", "--run", "r2", "--by", "me"]) == 1
-    assert "not entered in the journal of publications" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "not entered in the journal of publications" in told and told.endswith("repeat it with --run r2\n")
     assert undo.main(["execute", "--run", "r2", "--by", "me"]) == 0
     assert [event["event"] for event in journal.read(warehouse.lake, "curated") if event["run_id"] == "r2"] == [
         "undone"

@@ -51,6 +51,10 @@ class Airflow:
         """Runs that are not at their end."""
         return self._all("/api/v2/dags/~/dagRuns", "dag_runs", state=["running", "queued"])
 
+    def since(self, moment: str) -> list[dict[str, Any]]:
+        """Runs that began at a moment (ISO) or later."""
+        return self._all("/api/v2/dags/~/dagRuns", "dag_runs", start_date_gte=moment)
+
     def stop(self, run: Mapping[str, Any], note: str) -> None:
         """End a run as failed; its tasks are told to stop."""
         path = f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}"

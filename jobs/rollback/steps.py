@@ -8,6 +8,7 @@ import os
 import subprocess
 import tarfile
 import time
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,15 @@ def hold(conn: Any, journal: Journal) -> dict[str, Any]:
 
 
 def evidence(conn: Any, journal: Journal) -> dict[str, Any]:
-    """Put what the failed release leaves to look at beside its manifests: plan, ledger rows, logs, deployed flows."""
+    """Put what the failed release leaves to look at beside its manifests: plan, ledger rows, Airflow's runs, logs, deployed flows.
+
+    Airflow knows runs that the ledger does not: those that failed before they were entered.
+    """
     plan, kept = journal.content["plan"], manifests.store()
+    versions = {one["bundle_version"] for one in newer(kept.manifests(), plan["to"])}
+    begun = [
+        run for run in airflow_of_environment().since(plan["cut"]["time"]) if run.get("bundle_version") in versions
+    ]
     prefix = f"{plan['from']}/evidence/{journal.content['id']}"
     window = {"releases": plan["releases"], "since": plan["cut"]["time"]}
     with conn.transaction(), conn.cursor() as cursor:
@@ -71,12 +79,13 @@ def evidence(conn: Any, journal: Journal) -> dict[str, Any]:
         }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for run in runs:
-            for path in sorted(Path(os.environ["AIRFLOW_LOGS"]).glob(f"dag_id=*/run_id={run['dag_run_id']}")):
+        for name in sorted({run["dag_run_id"] for run in (*runs, *begun)}):
+            for path in sorted(Path(os.environ["AIRFLOW_LOGS"]).glob(f"dag_id=*/run_id={escape(name)}")):
                 archive.add(path, arcname=f"{path.parent.name}/{path.name}")
     objects = {
         "plan.json": json.dumps(journal.content, indent=1).encode(),
         "ledger.json": json.dumps(ledger, indent=1, default=str).encode(),
+        "airflow.json": json.dumps(begun, indent=1, default=str).encode(),
         "logs.tar.gz": buffer.getvalue(),
     }
     for path in sorted((journal.path.parent / journal.content["id"]).glob("*.json")):

@@ -216,7 +216,15 @@ def test_the_evidence_is_kept(forth, good, host, platform, object_store):
     bucket = platform.environment.value("platform_s3_buckets")["releases"]
     listed = object_store.list_objects_v2(Bucket=bucket, Prefix=prefix)
     names = {entry["Key"].removeprefix(prefix) for entry in listed["Contents"]}
-    assert names >= {"plan.json", "ledger.json", "logs.tar.gz", "tree.tar.gz", "flows/probe.json", "flows/flights.json"}
+    assert names >= {
+        "plan.json",
+        "ledger.json",
+        "airflow.json",
+        "logs.tar.gz",
+        "tree.tar.gz",
+        "flows/probe.json",
+        "flows/flights.json",
+    }
 
 
 def test_what_was_taken_back_is_refused(forth, good, line, host):

@@ -271,9 +271,15 @@ def test_the_evidence_says_what_readers_saw(warehouse, owner, kept, tmp_path, mo
     """A restore of the warehouse forgets it; put once, it stays as it was."""
     run_of(warehouse, ONE, "r1", 5)
     run_of(warehouse, TWO, "r2", 99)
-    log = tmp_path / "logs/dag_id=flights/run_id=manual__r2/task.log"
-    log.parent.mkdir(parents=True)
-    log.write_text("late")
+    for name in ("manual__r1", "manual__r2", "manual__failed_at_once"):
+        log = tmp_path / f"logs/dag_id=flights/run_id={name}/task.log"
+        log.parent.mkdir(parents=True)
+        log.write_text(name)
+    begun = [{"dag_run_id": f"manual__{name}", "bundle_version": TWO} for name in ("r2", "failed_at_once")]
+    other = {"dag_run_id": "manual__r1", "bundle_version": ONE}
+    monkeypatch.setattr(
+        steps, "airflow_of_environment", lambda: SimpleNamespace(since=lambda moment: [other, *begun] if moment else [])
+    )
     monkeypatch.setenv("AIRFLOW_LOGS", str(tmp_path / "logs"))
     monkeypatch.setenv("RELEASES_DIR", str(tmp_path / "releases"))
     objects = {}
@@ -289,7 +295,9 @@ def test_the_evidence_says_what_readers_saw(warehouse, owner, kept, tmp_path, mo
     assert (version["run_id"], version["partition_name"], version["version"]) == ("r2", "fact_flight_201301", 2)
     assert [each["run_id"] for each in ledger_rows["publication"]] == ["r2"]
     with tarfile.open(fileobj=io.BytesIO(objects[f"{prefix}/logs.tar.gz"])) as archive:
-        assert "dag_id=flights/run_id=manual__r2/task.log" in archive.getnames()
+        logs = {name for name in archive.getnames() if name.endswith(".log")}
+    assert logs == {f"dag_id=flights/run_id={run['dag_run_id']}/task.log" for run in begun}
+    assert json.loads(objects[f"{prefix}/airflow.json"]) == begun
 
 
 class Airflow:

@@ -20,7 +20,8 @@ def server(monkeypatch):
             return SimpleNamespace(ok=False, status_code=409, text="no such state")
         if path == "/auth/token":
             return SimpleNamespace(ok=True, json=lambda: {"access_token": "t"})
-        assert path == "/api/v2/dags/~/dagRuns" and params["state"] == ["running", "queued"]
+        assert path == "/api/v2/dags/~/dagRuns"
+        assert params.get("state") == ["running", "queued"] or params["start_date_gte"] == "2026-01-01T00:00:00+00:00"
         first = params["offset"]
         page = state.runs[first : first + min(params["limit"], state.most)]
         return SimpleNamespace(ok=True, json=lambda: {"dag_runs": page, "total_entries": len(state.runs)})
@@ -32,7 +33,8 @@ def server(monkeypatch):
 @pytest.mark.parametrize(("count", "most"), [(0, 100), (3, 100), (100, 100), (250, 100), (250, 40)])
 def test_every_run_is_seen_however_many_there_are(server, count, most):
     server.runs, server.most = [{"dag_run_id": f"r{number}"} for number in range(count)], most
-    assert Airflow("https://airflow/", "u", "p").running() == server.runs
+    airflow = Airflow("https://airflow/", "u", "p")
+    assert airflow.running() == airflow.since("2026-01-01T00:00:00+00:00") == server.runs
 
 
 def test_a_refusal_has_airflows_words(server):

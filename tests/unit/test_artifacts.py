@@ -86,6 +86,7 @@ def test_a_missing_manifest_is_named(lookup, copy):
         ("nifi", "2.6.0", "2.10.0", False),  # newer, not older
         ("nifi", "3.0.0", "2.6.0", True),
         ("airflow", "3.3.0", "3.2.9", True),
+        ("airflow", "3.1.8", "3.1.7", True),  # patch releases have migrations of the metadata
         ("elasticsearch", "8.19.21", "8.19.20", True),  # it refuses to start on what any newer one has written
         ("elasticsearch", "8.19.21", "8.19.21", False),
         ("minio", "20251013212412-57701c0b3c08", "20250907161309-07c3a429bfed", True),

@@ -18,6 +18,7 @@ from warehouse_kit import flights
 
 from jobs.load import audit, ledger, migrate, publish, staging
 from jobs.load import journal as journal_of_publications
+from jobs.rollback import journal as journals
 from jobs.rollback import manifests, rollback, steps
 from jobs.rollback.journal import STEPS, Journal, RollbackError
 
@@ -265,6 +266,44 @@ def test_a_step_that_goes_on_alone_is_waited_for(warehouse, owner, kept, tmp_pat
     first.join(30)
     assert Journal.open(tmp_path).content["notes"]["went"] == "on"
     assert rollback._run(asked, owner, tmp_path) == {"changed": False}
+
+
+@pytest.fixture
+def in_service(level, kept, tmp_path, monkeypatch):
+    """The host as it is when release ONE was deployed again."""
+    releases = tmp_path / "releases"
+    releases.mkdir()
+    (releases / "current").symlink_to(ONE)
+    monkeypatch.setenv("RELEASES_DIR", str(releases))
+    monkeypatch.setenv("BUNDLE_REPOSITORY", "dags.git")
+    monkeypatch.setattr(
+        steps.subprocess, "run", lambda command, **_: SimpleNamespace(stdout=json.dumps({"id": ONE}), args=command)
+    )
+    kept.latest = lambda release: manifest(release, 3, level, deployed_at=journals.now())
+
+
+@pytest.mark.parametrize(("data", "late"), [("keep", "stays"), ("restore", "is not as planned")])
+def test_what_was_committed_late_is_in_the_way_only_where_data_go_back(
+    warehouse, owner, kept, tmp_path, monkeypatch, in_service, data, late
+):
+    run_of(warehouse, ONE, "r1", 5)
+    run_of(warehouse, TWO, "r2", 99)
+    rollback.started(owner, tmp_path, ask(owner, kept, tmp_path, monkeypatch, data=data), "x")
+    journal = Journal.open(tmp_path)
+    journal.done("hold", published=dict(owner.execute(steps.PUBLISHED).fetchall()))
+    owner.rollback()
+    if data == "restore":
+        journal.done("undo", **steps.undo_runs(owner, journal))
+    assert steps.verify(owner, journal)["verified"]["partitions"] == 1
+    run_of(warehouse, TWO, "r3", 98)
+    if late == "stays":
+        assert steps.verify(owner, journal)["verified"]["partitions"] == 1
+    else:
+        with pytest.raises(RollbackError, match="other versions are published than planned of fact_flight_201301"):
+            steps.verify(owner, journal)
+    warehouse.rows("update etl.partition_version set current = false where current returning 1", user="etl_owner")
+    with pytest.raises(RollbackError, match="other versions are published than planned of fact_flight_201301"):
+        steps.verify(owner, journal)
 
 
 def test_the_evidence_says_what_readers_saw(warehouse, owner, kept, tmp_path, monkeypatch):

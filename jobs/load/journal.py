@@ -13,8 +13,9 @@ The newest event of a run is the one that counts. The ledger is the truth while 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ from psycopg.rows import dict_row
 from jobs.load.statements import require_idle
 
 PREFIX = "_publications/"
+MOMENT = "%Y%m%dT%H%M%S.%fZ"
 EVENTS = ("published", "undone", "withdrawn")
 NEWEST = """
 select distinct on (run_id)
@@ -85,15 +87,22 @@ def sync(conn: psycopg.Connection, s3: Any, bucket: str) -> list[str]:
     ]
 
 
-def read(s3: Any, bucket: str) -> list[dict[str, Any]]:
-    """The newest event of every run, in the order of their moments; `at` is a datetime with offset."""
-    newest: dict[str, str] = {}
+def newest(s3: Any, bucket: str) -> list[dict[str, Any]]:
+    """The newest event of every run, in the order of their moments: run_id, event, at (a datetime with offset). By the keys alone,
+    however many there are."""
+    keys: dict[str, str] = {}
     for key in sorted(_keys(s3, bucket)):
-        newest[key.split("/")[1]] = key
-    events = [json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in newest.values()]
-    return sorted(
-        (event | {"at": datetime.fromisoformat(event["at"])} for event in events), key=lambda event: event["at"]
-    )
+        keys[key.split("/")[1]] = key
+    return sorted(map(_event, keys.values()), key=itemgetter("at"))
+
+
+def read(s3: Any, bucket: str, wanted: Callable[[dict[str, Any]], bool] = lambda event: True) -> list[dict[str, Any]]:
+    """As `newest`, with what each of those that are wanted says besides (published: ledger)."""
+    return [
+        json.loads(s3.get_object(Bucket=bucket, Key=_key(event))["Body"].read()) | {"at": event["at"]}
+        for event in newest(s3, bucket)
+        if wanted(event)
+    ]
 
 
 def _ledger(conn: psycopg.Connection, run_id: str) -> dict[str, Any]:
@@ -113,8 +122,13 @@ def _ledger(conn: psycopg.Connection, run_id: str) -> dict[str, Any]:
 
 
 def _key(event: dict[str, Any]) -> str:
-    moment = event["at"].astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    return f"{PREFIX}{event['run_id']}/{moment}-{event['event']}.json"
+    return f"{PREFIX}{event['run_id']}/{event['at'].astimezone(UTC).strftime(MOMENT)}-{event['event']}.json"
+
+
+def _event(key: str) -> dict[str, Any]:
+    _, run_id, name = key.split("/")
+    moment, _, event = name.removesuffix(".json").partition("-")
+    return {"run_id": run_id, "event": event, "at": datetime.strptime(moment, MOMENT).replace(tzinfo=UTC)}
 
 
 def _keys(s3: Any, bucket: str) -> list[str]:

@@ -54,13 +54,15 @@ def missing(conn: psycopg.Connection, s3: Any, bucket: str) -> list[dict[str, An
     """
     known = {run_id: published_at for run_id, published_at, _ in _newest(conn)}
     since = max(known.values()) - OVERLAP if known else None
-    return [
-        event
-        for event in journal.read(s3, bucket)
-        if event["event"] == "published"
-        and (since is None or event["at"] >= since)
-        and not (event["run_id"] in known and known[event["run_id"]] >= event["at"])
-    ]
+    return journal.read(
+        s3,
+        bucket,
+        lambda event: (
+            event["event"] == "published"
+            and (since is None or event["at"] >= since)
+            and not (event["run_id"] in known and known[event["run_id"]] >= event["at"])
+        ),
+    )
 
 
 def returned(conn: psycopg.Connection, s3: Any, bucket: str) -> list[dict[str, Any]]:
@@ -68,7 +70,7 @@ def returned(conn: psycopg.Connection, s3: Any, bucket: str) -> list[dict[str, A
     standing = {run_id: published_at for run_id, published_at, stands in _newest(conn) if stands}
     return [
         event
-        for event in journal.read(s3, bucket)
+        for event in journal.newest(s3, bucket)
         if event["event"] == "undone" and event["run_id"] in standing and standing[event["run_id"]] < event["at"]
     ]
 
@@ -81,7 +83,7 @@ def _newest(conn: psycopg.Connection) -> list[tuple[str, datetime, bool]]:
 
 def _known(s3: Any, bucket: str, named: Collection[str], found: Collection[str]) -> None:
     """LookupError unless every run that somebody named is missing, or was withdrawn before."""
-    withdrawn = {event["run_id"] for event in journal.read(s3, bucket) if event["event"] == "withdrawn"}
+    withdrawn = {event["run_id"] for event in journal.newest(s3, bucket) if event["event"] == "withdrawn"}
     if unknown := sorted(set(named) - set(found) - withdrawn):
         raise LookupError(f"not among the runs that are missing: {', '.join(unknown)}")
 
@@ -152,7 +154,7 @@ def republish(
         conn.execute(
             "update etl.run set state = 'published', finished_at = coalesce(finished_at, now()), error = null"
             " where state = 'running' and run_id = any(%s)",
-            ([event["run_id"] for event in journal.read(s3, bucket) if event["event"] == "published"],),
+            ([event["run_id"] for event in journal.newest(s3, bucket) if event["event"] == "published"],),
         )
     return done
 

@@ -75,6 +75,27 @@ def test_nothing_is_missing_without_a_restore(warehouse):
     assert republish.missing(warehouse.conn, warehouse.lake, "curated") == []
 
 
+def test_only_what_is_missing_is_read(warehouse, moments, monkeypatch):
+    """The journal keeps every run there ever was."""
+    publish_run(warehouse, "r1", "2013-01-01", "2013-02-01", flights(JAN, FEB))
+    publish_run(warehouse, "r2", "2013-02-01", "2013-03-01", flights(FEB, MAR))
+    publish.undo(warehouse.conn, "r2")
+    journal.enter(warehouse.conn, warehouse.lake, "curated", "r2")
+    moment = moments()
+    publish_run(warehouse, "r3", "2013-02-01", "2013-03-01", flights(FEB, MAR))
+    back, read = moment.restored(), []
+    get = back.lake.get_object
+
+    def reading(Bucket, Key):
+        read.append(Key)
+        return get(Bucket=Bucket, Key=Key)
+
+    monkeypatch.setattr(back.lake, "get_object", reading)
+    plan = republish.plan(back.conn, back.lake, "curated")
+    assert [run["run_id"] for run in plan["publish"]] == ["r3"] and plan["undo"] == []
+    assert [key.split("/")[1] for key in read] == ["r3"]
+
+
 def test_a_bad_run_stays_away_for_good(warehouse, moments):
     publish_run(warehouse, "r1", "2013-01-01", "2013-02-01", flights(JAN, FEB))
     moment, later = moments(), moments()

@@ -9,7 +9,7 @@ from typing import Any
 from jobs.rollback import manifests
 from jobs.rollback.buckets import rewound
 from jobs.rollback.manifests import newest
-from jobs.rollback.plan import Facts, newer
+from jobs.rollback.plan import Facts, newer, restored_to
 
 PUBLISHED_BY = """
 select distinct r.run_id
@@ -52,7 +52,7 @@ def gather(conn: Any, kept: manifests.Store, given: Mapping[str, Any], target: s
     conn.autocommit = False
     window = {"releases": [one["release"] for one in chain], "since": chain[0]["since"]["time"]}
     runs = [row[0] for row in conn.execute(PUBLISHED_BY, window).fetchall()]
-    facts["since"] = tuple(map(int, conn.execute(PUBLISHED_SINCE, (window["since"],)).fetchone()))
+    facts["since"] = tuple(map(int, conn.execute(PUBLISHED_SINCE, (restored_to(chain[0]["since"]),)).fetchone()))
     conn.rollback()
     if runs:
         facts["undo"] = undo.plan(conn, undo.Selection(run_ids=tuple(runs)), cascade=True).as_dict()

@@ -152,6 +152,12 @@ def newest(manifests: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def serving(manifests: Iterable[Mapping[str, Any]]) -> str | None:
+    """The release of the newest deployment that did not fail, None before there is one."""
+    served = [one for one in manifests if one["because"] != "deployment"]
+    return max(served, key=lambda one: (one["deployed_at"], one["serial"]))["release"] if served else None
+
+
 def mark(store: Store, release: str, state: str, because: str, reason: str) -> dict[str, Any]:
     """Give a release a state; returns the manifest that says so, the present one when it says so already."""
     manifest = store.latest(release)

@@ -48,6 +48,12 @@ def newer(manifests: Iterable[Mapping[str, Any]], target: str) -> list[dict[str,
     return [] if last is None else [one for one in served[last + 1 :] if one["release"] != target]
 
 
+def restored_to(cut: Mapping[str, Any]) -> str:
+    """The moment to which a restore of the warehouse leads: of a deployment that was killed and run again, the one before both."""
+    point = (cut.get("restore_point") or {}).get("time")
+    return min((cut["time"], point), key=datetime.fromisoformat) if point else cut["time"]
+
+
 def make(facts: Facts, target: str, data: str, force: bool = False) -> dict[str, Any]:
     """The plan: what changes on every layer, what would be lost, and, where it is refused, all the reasons at once."""
     known = newest(facts.manifests)
@@ -188,7 +194,8 @@ def _published(document: dict[str, Any], facts: Facts) -> str:
     undo = facts.undo
     if document["method"]:
         runs, rows = facts.since if document["method"] == "restore" else (len(undo["runs"]), undo["rows_now"])
-        minutes = _minutes(document["cut"]["time"], facts.now)
+        cut = document["cut"]
+        minutes = _minutes(restored_to(cut) if document["method"] == "restore" else cut["time"], facts.now)
         document["lost"] |= {"runs": runs, "rows": rows, "minutes": minutes}
     if document["method"] == "restore":
         return f"is restored to the restore point {_restore_point(document)}; Airflow's metadata stay"
@@ -223,7 +230,7 @@ def _not_restorable(document: Mapping[str, Any], facts: Facts, point: str | None
         return "and the warehouse cannot be restored: this environment has no backups (group pgbackrest is empty)"
     if not point:
         return f"and the warehouse cannot be restored: release {document['releases'][0]} came without a restore point"
-    age = _minutes(document["cut"]["time"], facts.now) / 1440
+    age = _minutes(restored_to(document["cut"]), facts.now) / 1440
     if facts.retention_days and age > facts.retention_days:
         return f"and restore point {point} is {age:.0f} days old: backups are kept {facts.retention_days} days"
     return None

@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     marking.add_argument("--because", choices=manifests.BECAUSE, required=True)
     marking.add_argument("--reason", required=True)
     beginning = verbs.add_parser(
-        "begin", help="fail when a release may not be deployed; print its next serial and the moment"
+        "begin",
+        help="fail when a release may not be deployed; print its next serial, the moment, whether its manifest says it serves",
     )
     beginning.add_argument("release")
     beginning.add_argument("buckets", nargs="*")
@@ -87,7 +88,9 @@ def _run(arguments: argparse.Namespace, kept: manifests.Store) -> str:
             present = kept.latest(arguments.release)
             manifests.require_deployable(present, arguments.force)
             serial = (present["serial"] if present else 0) + 1
-            return json.dumps({"serial": serial, "since": manifests.moment(kept.s3, kept.bucket, arguments.buckets)})
+            since = manifests.moment(kept.s3, kept.bucket, arguments.buckets)
+            recorded = manifests.serving(kept.manifests()) == arguments.release
+            return json.dumps({"serial": serial, "since": since, "recorded": recorded})
         case "list":
             return listing(kept.manifests(), arguments.current)
         case "compare":

@@ -110,6 +110,17 @@ def test_what_cannot_be_swapped_back_is_restored_from_the_log():
     assert any("no longer kept" in note for note in plan["notes"])
 
 
+def test_a_restore_leads_to_before_a_deployment_that_was_killed():
+    """The one that was run again has its restore point: what came between the two goes too, and is told."""
+    point = {"name": "before-2", "time": "2026-11-24T18:00:00.5+00:00"}
+    manifests = [HISTORY[0], HISTORY[1] | {"since": HISTORY[1]["since"] | {"restore_point": point}}]
+    down = {"refused": "0005_x has no way back (no down file)"}
+    plan = make(facts(manifests=manifests, down=down, since=(3, 81000), restorable=True), ONE, "restore")
+    assert plan["method"] == "restore" and plan["lost"]["minutes"] == 210
+    late = facts(manifests=manifests, down=down, restorable=True, retention_days=1, now="2026-11-25T19:30:00+00:00")
+    assert "is 1 days old: backups are kept 1 days" in make(late, ONE, "restore")["refused"][1]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from botocore.exceptions import ClientError
 
-from jobs.rollback import manifests
+from jobs.rollback import manifests, releases
 from jobs.rollback.release_text import comparison, differences, listing
 from jobs.rollback.release_tree import ReleaseError, describe, surplus
 
@@ -153,6 +153,30 @@ def test_marking_adds_a_manifest_once(tmp_path, kept):
     assert kept.latest(ONE)["deployed_at"] == kept.manifests()[0]["deployed_at"]
     with pytest.raises(ReleaseError, match="release 222222222222 is unknown"):
         manifests.mark(kept, TWO, "bad", "rollback", "x")
+
+
+def test_what_serves_is_the_newest_that_did_not_fail(tmp_path, kept):
+    assert manifests.serving(kept.manifests()) is None
+    for number, (release, because) in enumerate([(ONE, None), (TWO, None), (ONE, None), (THREE, "deployment")]):
+        manifest = manifests.build(write_tree(tmp_path, release), facts())
+        kept.add(manifest | {"deployed_at": f"2026-11-24T22:0{number}:00+00:00", "because": because})
+    manifests.mark(kept, TWO, "bad", "rollback", "it lost rows")
+    assert manifests.serving(kept.manifests()) == ONE
+
+
+def test_a_deployment_begins_with_a_serial_and_says_whether_it_is_there_already(tmp_path, kept, monkeypatch, capsys):
+    """Killed after `current` was flipped, it has no manifest yet."""
+    monkeypatch.setattr(manifests, "store", lambda: kept)
+    monkeypatch.chdir(write_tree(tmp_path, ONE))
+
+    def begin():
+        assert releases.main(["begin", ONE, "raw"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    began = begin()
+    assert (began["serial"], began["recorded"]) == (1, False) and began["since"]["buckets"].keys() == {"raw"}
+    kept.add(manifests.build(tmp_path / ONE, facts()))
+    assert (begin()["serial"], begin()["recorded"]) == (2, True)
 
 
 def test_what_was_taken_back_does_not_come_back_by_itself(tmp_path, kept):

@@ -53,10 +53,15 @@ class ReleaseTakenBack(RuntimeError):
     """The run's code belongs to a release that was taken back: it must not run again."""
 
 
+class RunIdTaken(RuntimeError):
+    """The ledger knows another run by this id; the message names it."""
+
+
 def start_run(conn: psycopg.Connection, run: Run) -> None:
     """Open the run, or open it again for another attempt; the release is entered when it is new.
 
-    Raises ReleaseTakenBack for a run that a repetition would give the code of a release that was taken back.
+    Raises ReleaseTakenBack for a run that a repetition would give the code of a release that was taken back, RunIdTaken when the id
+    is another run's: Airflow's ids are unique within a DAG, and two schedules may make the same ones.
     """
     with conn.transaction():
         conn.execute("insert into etl.release (release) values (%s) on conflict do nothing", (run.release,))
@@ -69,7 +74,7 @@ def start_run(conn: psycopg.Connection, run: Run) -> None:
                 f"release {run.release} was taken back ({taken_back[0]}): start a new run over {run.interval_from} to"
                 f" {run.interval_to} instead of repeating this one"
             )
-        conn.execute(
+        opened = conn.execute(
             """
             insert into etl.run (run_id, dag_run_id, pipeline, release, attempt, interval_from, interval_to)
             values (%(run_id)s, %(dag_run_id)s, %(pipeline)s, %(release)s, %(attempt)s, %(interval_from)s, %(interval_to)s)
@@ -81,9 +86,18 @@ def start_run(conn: psycopg.Connection, run: Run) -> None:
                 state = 'running',
                 finished_at = null,
                 error = null
+            where run.pipeline = excluded.pipeline and run.dag_run_id = excluded.dag_run_id
             """,
             dataclasses.asdict(run),
-        )
+        ).rowcount
+        if not opened:
+            pipeline, dag_run_id = conn.execute(
+                "select pipeline, dag_run_id from etl.run where run_id = %s", (run.run_id,)
+            ).fetchone()
+            raise RunIdTaken(
+                f"run {run.run_id} of {run.pipeline} cannot be opened: {dag_run_id} of {pipeline} has this id. Trigger the interval"
+                " under another run id, and give pipelines schedules that do not begin in the same minute"
+            )
 
 
 def record_extract(conn: psycopg.Connection, run: Run, manifest: Any) -> None:
@@ -196,8 +210,8 @@ def finish_run(conn: psycopg.Connection, run: Run, state: str, error: str | None
         if conn.execute("select 1 from etl.run where run_id = %s", (run.run_id,)).fetchone() is None:
             start_run(conn, run)
         conn.execute(
-            "update etl.run set state = %s, error = %s, finished_at = now() where run_id = %s",
-            (state, error, run.run_id),
+            "update etl.run set state = %s, error = %s, finished_at = now() where run_id = %s and pipeline = %s",
+            (state, error, run.run_id, run.pipeline),
         )
 
 

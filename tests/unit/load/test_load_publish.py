@@ -2,6 +2,7 @@
 
 import random
 import threading
+from dataclasses import replace
 from datetime import date
 from types import SimpleNamespace
 
@@ -474,6 +475,21 @@ def test_what_ended_without_a_word_is_closed_by_the_next_run(warehouse):
         ("next", "running", None, True),
         ("unknown", "running", None, True),
     ]
+
+
+def test_a_run_of_another_pipeline_with_the_same_id_is_refused_and_changes_nothing(warehouse):
+    """Two DAGs with one schedule: Airflow names their runs alike."""
+    first = warehouse.run("scheduled__2013-02-01T00_00_00_00_00", "2013-01-01", "2013-02-01")
+    go(warehouse, first, flights(JAN, FEB))
+    other = replace(first, pipeline="orders")
+    with pytest.raises(ledger.RunIdTaken, match=f"{first.run_id} of orders cannot be opened: .* of flights has this id"):
+        ledger.start_run(warehouse.conn, other)
+    warehouse.conn.rollback()
+    ledger.finish_run(warehouse.conn, other, "failed", "start: the id is taken")
+    with pytest.raises(ledger.RunIdTaken):
+        ledger.start_run(warehouse.conn, replace(first, dag_run_id="another that is spelt alike"))
+    warehouse.conn.rollback()
+    assert warehouse.rows("select pipeline, state, error from etl.run") == [("flights", "published", None)]
 
 
 def test_history_is_kept_as_long_as_declared(warehouse):

@@ -133,6 +133,7 @@ class Steps:
         def start() -> dict[str, str]:
             """Open the run in the ledger; returns what the Spark applications are told about it."""
             run = self.current_run()
+            platform.require_whole_days(self.declaration, run)
             with platform.warehouse() as connection:
                 ledger.start_run(connection, run)
                 for other in ledger.close_ended(connection, run, platform.end_of):

@@ -21,6 +21,7 @@ from jobs.extract import count, landing, request
 from jobs.lineage import events
 from jobs.load import ledger
 from jobs.load.audit import AuditFailed
+from jobs.load.data_partitioning import days
 from jobs.load.ledger import Run, run_id_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +69,14 @@ def run_of(declaration: Declaration, context: dict[str, Any]) -> Run:
         interval_from=start,
         interval_to=end,
     )
+
+
+def require_whole_days(declaration: Declaration, run: Run) -> None:
+    """Raise ValueError, before anything is extracted, for an interval that a table cannot replace day by day."""
+    if any(
+        (table.partition_column or table.interval) and not table.whole_months for table in declaration.publish.values()
+    ):
+        days(run)
 
 
 def end_of(dag_run_id: str) -> str | None:

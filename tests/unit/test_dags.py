@@ -202,6 +202,20 @@ def test_run_from_the_schedule_is_in_the_sources_local_time(platform):
     assert (run.interval_from, run.interval_to) == (datetime(2013, 6, 1), datetime(2013, 7, 1))
 
 
+def test_an_interval_of_parts_of_days_is_refused_before_anything_is_extracted(platform, monkeypatch):
+    """Where tables are replaced by day; whole months are chosen by changes of any moment."""
+    from common import pipeline
+
+    asked = context({"from": "2013-01-01", "to": "2013-02-01 06:30:00"})
+    monkeypatch.setattr(pipeline, "get_current_context", lambda: asked)
+    flights, orders = (load_dag_module(name).DAG.get_task("start") for name in ("etl_pipeline", "orders"))
+    monkeypatch.setattr(pipeline.platform, "warehouse", lambda: pytest.fail("it has begun", pytrace=False))
+    with pytest.raises(ValueError, match="must start and end at midnight"):
+        flights.python_callable()
+    with pytest.raises(pytest.fail.Exception, match="it has begun"):
+        orders.python_callable()
+
+
 @pytest.mark.parametrize(
     ("params", "named"),
     [

@@ -482,7 +482,9 @@ def test_a_run_of_another_pipeline_with_the_same_id_is_refused_and_changes_nothi
     first = warehouse.run("scheduled__2013-02-01T00_00_00_00_00", "2013-01-01", "2013-02-01")
     go(warehouse, first, flights(JAN, FEB))
     other = replace(first, pipeline="orders")
-    with pytest.raises(ledger.RunIdTaken, match=f"{first.run_id} of orders cannot be opened: .* of flights has this id"):
+    with pytest.raises(
+        ledger.RunIdTaken, match=f"{first.run_id} of orders cannot be opened: .* of flights has this id"
+    ):
         ledger.start_run(warehouse.conn, other)
     warehouse.conn.rollback()
     ledger.finish_run(warehouse.conn, other, "failed", "start: the id is taken")

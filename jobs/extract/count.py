@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, BinaryIO
 from zoneinfo import ZoneInfo
 
@@ -40,7 +41,8 @@ def of_query(connection: Any, source: Source, run: Run) -> Count:
     query = source.query.replace("%", "%%").replace("?", "%s")
     bounds = (run.interval_from, run.interval_to) if source.interval else ()
     with connection.cursor() as cursor:
-        cursor.execute(f"select count(*) from ({query}) as counted", bounds)
+        # lines of its own, as the query may end with a comment
+        cursor.execute(f"select count(*) from (\n{query}\n) as counted", bounds)
         return Count(cursor.fetchone()[0], f"count(*) of the query in {source.connection}")
 
 
@@ -54,11 +56,19 @@ def of_pages(session: Any, url: str, source: Source, run: Run, zone: str) -> Cou
     address, query = f"{url}{source.path}", {name: _bound(text, run, zone) for name, text in source.parameters.items()}
     if page.total:
         query |= {page.size: str(page.rows), page.number: "1"}
-        return Count(int(_at(_json(session, address, query, source), page.total)), f"{page.total} of the {how}")
+        total = _at(_json(session, address, query, source), page.total)
+        if not re.fullmatch("[0-9]+", str(total)):
+            raise CountError(
+                f"{source.connection}: {address} says {total!r} where `{page.total}`, a number of rows, should be"
+            )
+        return Count(int(total), f"{page.total} of the {how}")
     rows = 0
     for _ in range(page.most):
         document = _json(session, address, query, source)
-        rows += len(_at(document, source.records))
+        records = _at(document, source.records)
+        if not isinstance(records, list):
+            raise CountError(f"{source.connection}: {address} has no list of rows in `{source.records}`")
+        rows += len(records)
         if not (address := _at(document, page.next)):
             return Count(rows, f"all {how}")
         query = {}
@@ -69,7 +79,10 @@ def _json(session: Any, address: str, query: dict[str, str], source: Source) -> 
     answer = session.get(address, params=query, timeout=(10, 60))
     if not answer.ok:
         raise CountError(f"{source.connection}: {answer.url} answers {answer.status_code} {answer.reason}")
-    return answer.json()
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise CountError(f"{source.connection}: {answer.url} answers no JSON: {error}") from error
 
 
 def _at(document: Any, path: str) -> Any:
@@ -116,7 +129,7 @@ def _records(file: BinaryIO, name: str, source: Source, run: Run) -> int:
     elif source.format == "csv":
         content = file.read()
         fields = [
-            next(csv.reader([content[start:end].decode(source.encoding, "replace")]), [])
+            next(csv.reader([content[start:end].decode(source.encoding, "replace").removeprefix("\ufeff")]), [])
             for start, end in csv_spans(content)
         ]
         place = fields[0].index(source.interval) if fields and source.interval in fields[0] else None
@@ -125,7 +138,9 @@ def _records(file: BinaryIO, name: str, source: Source, run: Run) -> int:
         content = file.read()
         moments = [_moment(content[start:end], source.interval) for start, end in line_spans(content)]
     else:
-        moments = [row.get(source.interval) for row in json.load(file)]
+        document = json.load(file)
+        rows = document if isinstance(document, list) else [document]
+        moments = [row.get(source.interval) if isinstance(row, dict) else None for row in rows]
     period = period_of(name, source, run.interval_from, run.interval_to)
     return sum(_belongs(moment, run, period) for moment in moments)
 
@@ -139,13 +154,15 @@ def _moment(line: bytes, name: str) -> Any:
 
 
 def _belongs(moment: Any, run: Run, period: tuple[datetime, datetime] | None) -> bool:
-    """Whether a row is the run's: in its interval, of no time at all, or of none that its file is named for."""
+    """Whether a row is the run's: in its interval, of no time that could be read, or of none that its file is named for."""
     if isinstance(moment, str):
         try:
             moment = datetime.fromisoformat(moment)
         except ValueError:
             return True
-    if moment is None:
+    if isinstance(moment, date) and not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day)
+    if not isinstance(moment, datetime):
         return True
     moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     return run.interval_from <= moment < run.interval_to or (period is not None and not period[0] <= moment < period[1])

@@ -6,7 +6,7 @@ import io
 import json
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -128,6 +128,21 @@ def test_of_a_file_the_rows_of_the_run_count():
     assert count.of_files(delivered({names[0]: lines.encode()}), source, part, names).rows == 3 + 1
 
 
+def test_of_a_file_of_dates_the_rows_of_the_run_count():
+    """Dates of Parquet are no moments; what JSON has in their place may be anything, and goes to quarantine."""
+    days, out = [date(2013, 1, 31), date(2013, 2, 1), None], io.BytesIO()
+    parquet.write_table(pa.table({"day": pa.array(days, pa.date32())}), out)
+    source = replace(FLIGHTS.sources["airlines"], interval="day", format="parquet", files="a")
+    assert count.of_files(delivered({"a": out.getvalue()}), source, RUN, ["a"]).rows == 2
+    source = replace(source, format="json")
+    rows = b'[{"day": "2013-01-31"}, {"day": "2013-02-01"}, {"day": 20130201}, {"day": {"of": "x"}}, {}, [1]]'
+    assert count.of_files(delivered({"a": rows}), source, RUN, ["a"]).rows == 5
+    assert count.of_files(delivered({"a": b'{"day": "2013-02-01"}'}), source, RUN, ["a"]).rows == 0
+    source = replace(source, format="csv")
+    content = "\ufeffday,x\n2013-01-31,1\n2013-02-01,2\n".encode()
+    assert count.of_files(delivered({"a": content}), source, RUN, ["a"]).rows == 1, "a byte order mark is no letter"
+
+
 class Api:
     """A requests session that answers with documents in turn."""
 
@@ -159,6 +174,35 @@ def test_linked_pages_are_counted_to_the_end():
         count.of_pages(Api(*[pages[0]] * 4), "https://api", source, RUN, "UTC")
 
 
+@pytest.mark.parametrize(
+    ("page", "document", "complaint"),
+    [
+        (
+            {"next": "next"},
+            {"rows": []},
+            "weather_api: https://api/v1/observations has no list of rows in `observations`",
+        ),
+        ({"next": "next"}, [], "has no list of rows"),
+        (
+            {"total": "meta.total", "number": "page", "size": "rows", "rows": 9},
+            {"meta": []},
+            "says None where `meta.total`",
+        ),
+    ],
+)
+def test_pages_that_are_not_as_declared_are_named(page, document, complaint):
+    source = replace(FLIGHTS.sources["weather"], page=Page(**page))
+    with pytest.raises(count.CountError, match=complaint):
+        count.of_pages(Api(document), "https://api", source, RUN, "UTC")
+
+
+def test_an_answer_that_is_no_json_is_named():
+    api = Api()
+    api.documents = SimpleNamespace(pop=lambda _: json.loads("<html>"))
+    with pytest.raises(count.CountError, match="weather_api: https://api/v1/observations answers no JSON"):
+        count.of_pages(api, "https://api", FLIGHTS.sources["weather"], RUN, "UTC")
+
+
 class Cursor:
     """A DB-API cursor that remembers what it was asked."""
 
@@ -185,7 +229,7 @@ def test_a_database_counts_its_query_over_the_same_bounds():
     found = count.of_query(database, FLIGHTS.sources["flights_table"], RUN)
     assert found.rows == 42 and "flights_db" in found.how
     query, bounds = database.asked
-    assert query.startswith("select count(*) from (select * from flights where sched_dep >= %s and sched_dep < %s")
+    assert query.startswith("select count(*) from (\nselect * from flights where sched_dep >= %s and sched_dep < %s")
     assert bounds == (RUN.interval_from, RUN.interval_to)
-    count.of_query(database, FLIGHTS.sources["planes"], RUN)
-    assert database.asked[1] == ()
+    count.of_query(database, replace(FLIGHTS.sources["planes"], query="select 1 -- one"), RUN)
+    assert database.asked == ("select count(*) from (\nselect 1 -- one\n) as counted", ())

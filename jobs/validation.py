@@ -143,9 +143,30 @@ def _table_problems(
     for number, names in enumerate(table.get("indexes", ())):
         for name in names:
             yield from _absent([*where, "indexes", number], name, "column", columns)
+    if table["kind"] == "aggregate":
+        yield from _interval_problems(where, table, document["publish"].get(table["from"], {}).get("partition"))
     if "partition" in table and table["partition"]["column"] not in table["key"]:
         what = f"{table['partition']['column']} must be among `key`: PostgreSQL keeps a key within a partition"
         yield [*where, "partition", "column"], what
+
+
+def _interval_problems(
+    where: list[str | int], table: dict[str, Any], partition: dict[str, Any] | None
+) -> Iterator[tuple[list[str | int], str]]:
+    """Rows of an aggregate that a run would replace though it has not all of their facts."""
+    if partition is None:
+        return
+    name, day = table["interval"], partition["column"]
+    made_of = table["columns"].get(name, name)
+    if name not in table["key"]:
+        yield [*where, "interval"], f"{name} must be among `key`: a run replaces whole rows of the aggregate"
+    elif partition.get("replace") == "months":
+        if not re.search(rf"\b{day}\b", made_of):
+            what = f"{name} is not made of {day}, by whose months a run replaces the rows of {table['from']}"
+            yield [*where, "interval"], what
+    elif made_of.strip("` ") != day:
+        what = f"{name} is not {day} as it is, by whose days a run replaces the rows of {table['from']}"
+        yield [*where, "interval"], f"{what}; coarser sums are those of a view over this one"
 
 
 def _audit_problems(

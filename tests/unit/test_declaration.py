@@ -204,6 +204,44 @@ def test_unknown_members_are_known_by_one_column(declare):
         load("flights", directory)
 
 
+MONTHLY = ("{column: flight_date, by: month}", "{column: flight_date, by: month, replace: months}")
+GROUPED = "key: [flight_date, carrier, origin, dest] # group by\n    columns:"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            [(GROUPED, "key: [carrier, origin, dest]\n    columns:\n      flight_date: max(flight_date)")],
+            "flight_date must be among `key`",
+        ),
+        (
+            [(GROUPED, f"{GROUPED}\n      flight_date: to_date(scheduled_departure)")],
+            "flight_date is not flight_date as it",
+        ),
+        (
+            [(GROUPED, f"{GROUPED}\n      flight_date: trunc(flight_date, 'month')")],
+            "days a run replaces the rows of fact_f",
+        ),
+        ([(GROUPED, f"{GROUPED}\n      flight_date: flight_date")], None),
+        ([MONTHLY, (GROUPED, f"{GROUPED}\n      flight_date: trunc(flight_date, 'month')")], None),
+        (
+            [MONTHLY, (GROUPED, f"{GROUPED}\n      flight_date: to_date(scheduled_departure)")],
+            "is not made of flight_date",
+        ),
+    ],
+)
+def test_an_aggregate_is_replaced_by_the_days_of_its_facts(declare, changes, said):
+    """By any other day a run would take rows out whose other facts it has not read."""
+    directory = declare(*changes)
+    if said is None:
+        assert load("flights", directory)
+        return
+    line = line_of(directory, "    interval: flight_date")
+    with pytest.raises(DeclarationError, match=rf"flights.yml:{line}: publish.agg_delay_day.interval: .*{said}"):
+        load("flights", directory)
+
+
 def test_what_is_no_yaml_is_told_with_its_line(declare):
     directory = declare(("sources:", "sources: ["))
     with pytest.raises(DeclarationError, match=r"flights.yml:\d+: this is not YAML: expected"):

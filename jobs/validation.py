@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from datetime import date
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,20 @@ from jsonschema.exceptions import ValidationError, best_match
 
 SCHEMA = Path(__file__).resolve().parent / "pipelines/schema.json"
 BOUNDS = ("from", "to", "from_utc", "to_utc")  # of a run, as a parameter of a REST API may have them
+LONGEST_TABLE = 47  # letters that leave room for what names of staging tables and of kept versions add
+MOST_DIGITS = 38  # of a decimal
+# Rules that every source has.
+BUILT_IN = {
+    "unreadable_row": "The row could not be parsed",
+    "unreadable_encoding": "A value is not in the declared encoding",
+    "huge_value": "A value is too long",
+    "outside_period": "A row is not of the time that its file is named for",
+    "drift_added": "The file has a column that is not declared",
+    "drift_gone": "The file lacks a declared column",
+    "drift_retyped": "A column has another type than declared",
+    "unreadable_value": "A value does not have its column's type",
+    "superseded": "A later row has the same key",
+}
 PLACEHOLDER = re.compile(r"{(\w*)}")
 
 
@@ -136,6 +151,11 @@ def _table_problems(
             yield from _absent([*where, "unknown", number], name, "column", known)
     if "unknown" in table and len(table["key"]) > 1:
         yield [*where, "unknown"], "a dimension with unknown members has a key of one column"
+    if len(name := str(where[-1])) > LONGEST_TABLE:
+        yield (
+            where,
+            f"a name of {len(name)} letters; {LONGEST_TABLE} at most, as versions and staging tables are named after it",
+        )
     columns = _columns(table)
     for part, names in {"key": table["key"], "interval": [table["interval"]] if "interval" in table else []}.items():
         for name in names:
@@ -228,13 +248,40 @@ def _source_problems(where: list[str | int], source: dict[str, Any]) -> Iterator
             for given in PLACEHOLDER.findall(text):
                 if given not in BOUNDS:
                     yield [*here, "parameters", name], f"{{{given}}} is none of {', '.join(f'{{{b}}}' for b in BOUNDS)}"
+    for name, kind in (columns or {}).items():
+        digits, scale = map(int, re.findall(r"\d+", kind) or (1, 0))
+        if not (1 <= digits <= MOST_DIGITS and scale <= digits):
+            yield (
+                [*where, "columns", name],
+                f"there is no {kind}: at most {MOST_DIGITS} digits, and no more after the point than in all",
+            )
+    for number, rule in enumerate(source.get("rules", ())):
+        if rule["name"] in BUILT_IN:
+            what = f"{rule['name']} is a rule that every source has ({BUILT_IN[rule['name']]}): its rows could not be told from these"
+            yield [*where, "rules", number, "name"], what
     yield from _twice([*where, "rules"], source.get("rules", ()))
+    for here, origin in origins.items():
+        for part in ("since", "until"):
+            if part in origin and not _is_day(origin[part]):
+                yield [*here, part], f"there is no day {origin[part]}"
+        if "since" in origin and origin["since"] >= origin.get("until", "9999"):
+            yield (
+                [*here, "until"],
+                f"nothing is from {origin['since']} and before {origin['until']}: it would never be read",
+            )
     spans = sorted((value.get("since", ""), value.get("until", "9999"), here) for here, value in origins.items())
     for (_, until, _), (since, _, here) in zip(spans, spans[1:], strict=False):
         if since < until:
             yield list(here), "shares days with another origin: set `since` and `until` so that each day has one"
         elif since > until:
             yield list(here), f"no origin has the days from {until} to {since}: what is of them would never be read"
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return bool(date.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 def _unknown_keys(

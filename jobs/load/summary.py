@@ -17,18 +17,8 @@ from typing import Any
 import psycopg
 
 from jobs.declaration import PIPELINES, load
+from jobs.validation import BUILT_IN
 
-BUILT_IN = {
-    "unreadable_row": "The row could not be parsed",
-    "unreadable_encoding": "A value is not in the declared encoding",
-    "huge_value": "A value is too long",
-    "outside_period": "A row is not of the time that its file is named for",
-    "drift_added": "The file has a column that is not declared",
-    "drift_gone": "The file lacks a declared column",
-    "drift_retyped": "A column has another type than declared",
-    "unreadable_value": "A value does not have its column's type",
-    "superseded": "A later row has the same key",
-}
 SOURCES = "select dataset, source, files, row_count, byte_count from etl.run_source where run_id = %s order by dataset"
 BALANCE = """
     select dataset, extracted, published, quarantined, superseded, difference from etl.v_balance where run_id = %s order by dataset

@@ -127,6 +127,10 @@ def test_origins_share_what_their_dataset_declares(two_origins):
         ),
         ("f-%Y-%m.parquet", "in/f-%Y-%m.parquet", "      files:", "cannot stand here (file name without a directory"),
         ("f-%Y-%m.parquet", "f-%Y-%m-%H.parquet", "      files:", "%Y, %m and %d ask for a file of each year"),
+        ("since: 2013-07-01", "since: 2013-02-30", "      table:", "there is no day 2013-02-30"),
+        ("until: 2013-07-01", "since: 2014-01-01, until: 2013-07-01", "      files:", "it would never be read"),
+        ("id: bigint", 'id: "decimal(40, 2)"', "columns:", "there is no decimal(40, 2): at most 38 digits"),
+        ("id: bigint", 'id: "decimal(4, 8)"', "columns:", "no more after the point than in all"),
         (
             "    key: [id]\n",
             "    key: [id]\n    key: [sched_dep]\n",
@@ -167,6 +171,8 @@ def test_an_error_leads_to_its_line_and_says_what_would_be_right(two_origins, ol
             "there is no time zone.*did you mean America/New_York",
         ),
         ("{name: airport_missing, ", "{name: carrier_missing,  ", "carrier_missing is the name of another one above"),
+        ("{name: carrier_missing, ", "{name: superseded, ", "superseded is a rule that every source has"),
+        ("  dim_plane:", f"  dim_{'plane' * 9}:", "a name of 49 letters; 47 at most"),
         ("total: total", "totl: total", "unknown key: did you mean total"),
         ('{from: "{from_utc}"', '{from: "{start}"', "{start} is none of {from}, {to}, {from_utc}, {to_utc}"),
         (

@@ -173,6 +173,11 @@ def test_an_error_leads_to_its_line_and_says_what_would_be_right(two_origins, ol
         ("{name: airport_missing, ", "{name: carrier_missing,  ", "carrier_missing is the name of another one above"),
         ("{name: carrier_missing, ", "{name: superseded, ", "superseded is a rule that every source has"),
         ("  dim_plane:", f"  dim_{'plane' * 9}:", "a name of 49 letters; 47 at most"),
+        (
+            "    files: airlines.csv",
+            "    encoding: latin-1\n    files: airlines.csv",
+            "'latin-1' is none of utf-8, us-ascii, iso-88",
+        ),
         ("total: total", "totl: total", "unknown key: did you mean total"),
         ('{from: "{from_utc}"', '{from: "{start}"', "{start} is none of {from}, {to}, {from_utc}, {to_utc}"),
         (
@@ -196,7 +201,7 @@ def test_an_error_leads_to_its_line_and_says_what_would_be_right(two_origins, ol
 )
 def test_a_name_that_nothing_declares_is_told_with_what_may_be_meant(declare, old, new, said):
     directory = declare((old, new))
-    line = line_of(directory, new)
+    line = line_of(directory, new.partition("\n")[0])
     with pytest.raises(DeclarationError, match=rf"flights.yml:{line}: .*{said}"):
         load("flights", directory)
 

@@ -23,8 +23,10 @@ from jobs.extract import records
 from jobs.transform.spark import aggregate_data, clean_data, enrich_data, originals
 from jobs.transform.spark import raw as raw_rows
 from jobs.transform.spark.session import SETTINGS, Run, Stage, StageError, arguments
+from jobs.validation import schema
 
 FLIGHTS = load("flights")
+PIPELINE_SCHEMA = schema()
 FLIGHT_COLUMNS = (
     "id bigint, carrier string, flight int, tailnum string, origin string, dest string, sched_dep timestamp, "
     "dep_time int, dep_delay int, arr_delay int, air_time int, distance int, updated_at timestamp"
@@ -230,6 +232,15 @@ def test_an_airline_in_another_encoding_goes_to_quarantine_and_the_others_on(spa
     declared = replace(AIRLINES, encoding="iso-8859-1")
     accepted, rejected, _ = cleaned_file(spark, lake, declared, "airlines.csv", content)
     assert {row["name"] for row in accepted} == {"United", "Air Cura\u00e7ao"}
+
+
+@pytest.mark.parametrize("encoding", PIPELINE_SCHEMA["$defs"]["files"]["properties"]["encoding"]["enum"])
+def test_every_encoding_that_may_be_declared_can_be_read_and_counted(spark, lake, encoding):
+    name = {"us-ascii": "Curacao", "iso-8859-1": "Cura\u00e7ao"}.get(encoding, "Cura\u00e7ao \u20ac")
+    content = f"carrier,name\nXX,{name}\n".encode(encoding)
+    declared = replace(AIRLINES, encoding=encoding)
+    accepted, rejected, rows = cleaned_file(spark, lake, declared, "airlines.csv", content)
+    assert ([row["name"] for row in accepted], rejected, rows) == ([name], [], len(records.spans("csv", content)))
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(spark, lake):

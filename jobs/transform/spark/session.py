@@ -28,6 +28,8 @@ SETTINGS = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     # On, JSON numbers read as strings may come back cut short from S3: a partial read of the stream is taken for a whole one.
     "spark.sql.json.enableExactStringParsing": "false",
+    # Off, CSV may be in few encodings, windows-1252 not among them.
+    "spark.sql.legacy.javaCharsets": "true",
     "spark.sql.debug.maxToStringFields": "200",
 }
 RUN_ID = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]{1,250}")

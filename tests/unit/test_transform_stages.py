@@ -243,6 +243,15 @@ def test_every_encoding_that_may_be_declared_can_be_read_and_counted(spark, lake
     assert ([row["name"] for row in accepted], rejected, rows) == ([name], [], len(records.spans("csv", content)))
 
 
+@pytest.mark.parametrize("extra", ["price.eur", "a`b", "Unit Price", ""])
+def test_a_column_that_is_not_declared_may_have_any_name(spark, lake, extra):
+    accepted, rejected, rows = cleaned_file(
+        spark, lake, AIRLINES, "airlines.csv", f"carrier,name,{extra}\nUA,United,1\n,Nobody,2\n"
+    )
+    assert ([row["carrier"] for row in accepted], rows) == (["UA"], 2)
+    assert [json.loads(row["source_row"])[extra] for row in rejected] == ["2"], "and is kept with what is rejected"
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_column(spark, lake):
     accepted, _, _ = cleaned_file(spark, lake, AIRLINES, "airlines.csv", b"\xef\xbb\xbfcarrier,name\nUA,United\n")
     assert [row["carrier"] for row in accepted] == ["UA"]

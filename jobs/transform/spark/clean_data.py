@@ -61,7 +61,7 @@ def clean(
         F.col("_verdict").isNotNull(),
         *([F.col(newest).desc_nulls_last()] if newest else []),
         *last,
-        F.xxhash64(*names),
+        F.xxhash64(*raw.quoted(names)),
     ]
     place = F.row_number().over(Window.partitionBy(*source.key).orderBy(*order))
     duplicate = F.col("_verdict").isNull() & (F.col("_place") > 1)
@@ -71,7 +71,7 @@ def clean(
             F.col("_verdict")
         ),
     )
-    accepted = judged.where(F.col("_verdict").isNull()).select(*names)
+    accepted = judged.where(F.col("_verdict").isNull()).select(*raw.quoted(names))
     rejected = judged.where(F.col("_verdict").isNotNull()).select(
         F.col("_row").alias("source_row"),
         F.col(FILE).alias("source_file"),
@@ -89,8 +89,8 @@ def _judge(rows: DataFrame, source: Source, verdict: Column | None) -> DataFrame
     typed = [
         F.expr(f"try_cast(`{name}` as {kind})" if name in given else f"cast(null as {kind})").alias(name)
         for name, kind in source.columns.items()
-    ] or [F.col(name) for name in given]
-    original = F.struct(*[F.col(name) for name in rows.columns if name not in (*ORIGIN, PERIOD)])
+    ] or raw.quoted(given)
+    original = F.struct(*raw.quoted(name for name in rows.columns if name not in (*ORIGIN, PERIOD)))
     fit = _unfit(rows, source) if verdict is None else verdict
     return rows.select(
         *typed, *ORIGIN, F.to_json(original, {"ignoreNullFields": "false"}).alias("_row"), fit.alias("_fit")
@@ -182,7 +182,7 @@ def count(rows: DataFrame, source: Source) -> tuple[dict[str, int], list[str]]:
     text = {name: kind for name, kind in source.columns.items() if source.format in raw.TEXT and name in rows.columns}
     found = rows.groupBy(F.element_at(F.split(FILE, "/"), -1).alias("object")).agg(
         F.count(F.lit(1)).alias("rows"),
-        F.max(F.xxhash64(*rows.columns)),
+        F.max(F.xxhash64(*raw.quoted(rows.columns))),
         F.count(UNREADABLE if UNREADABLE in rows.columns else F.lit(None)).alias("unreadable"),
         *[F.count(name).alias(f"{name} given") for name in text],
         *[F.count(F.expr(f"try_cast(`{name}` as {kind})")).alias(f"{name} fit") for name, kind in text.items()],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -234,6 +234,11 @@ def _with_origin(rows: DataFrame, block: Column, record: Column) -> DataFrame:
     return rows.withColumns(
         {FILE: F.col("_metadata.file_path"), BLOCK: block.cast("bigint"), RECORD: (record + 1).cast("bigint")}
     )
+
+
+def quoted(names: Iterable[str]) -> list[str]:
+    """Columns whose names may have any letters in them, as Spark SQL: what is not declared is called as its source likes."""
+    return [f"`{name.replace('`', '``')}`" for name in names]
 
 
 def _strings(names: list[str]) -> StructType:

@@ -30,6 +30,7 @@ BUILT_IN = {
     "drift_gone": "The file lacks a declared column",
     "drift_retyped": "A column has another type than declared",
     "unreadable_value": "A value does not have its column's type",
+    "key_missing": "A row lacks a part of its key",
     "superseded": "A later row has the same key",
 }
 PLACEHOLDER = re.compile(r"{(\w*)}")

@@ -252,6 +252,15 @@ def test_a_column_that_is_not_declared_may_have_any_name(spark, lake, extra):
     assert [json.loads(row["source_row"])[extra] for row in rejected] == ["2"], "and is kept with what is rejected"
 
 
+def test_rows_without_a_key_are_no_equals(spark):
+    """Where no rule of the source has them."""
+    source = replace(FLIGHTS.sources["flights_table"], key=("carrier", "tailnum"), rules=())
+    rows = flights(spark, {"tailnum": None}, {"tailnum": None}, {"tailnum": None, "carrier": None}, {}, {})
+    accepted, rejected = clean_data.clean(rows, source, "updated_at")
+    assert accepted.count() == 1
+    assert {rule: len(ids) for rule, ids in by_rule(rejected).items()} == {"key_missing": 3, "superseded": 1}
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_column(spark, lake):
     accepted, _, _ = cleaned_file(spark, lake, AIRLINES, "airlines.csv", b"\xef\xbb\xbfcarrier,name\nUA,United\n")
     assert [row["carrier"] for row in accepted] == ["UA"]

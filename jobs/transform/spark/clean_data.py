@@ -43,8 +43,8 @@ def clean(
     rows: the source's columns as extracted, plus where each comes from (raw.ORIGIN) and, for text formats, `_unreadable` (the line
     that could not be parsed, else null); or several of these, each with a verdict on all its rows (drift) or None. A row is
     rejected by the first that applies: drift, unreadable_row, outside_period, unreadable_encoding, huge_value, unreadable_value (a
-    value that does not fit the type in source.columns), the source's rules in order, superseded. Among accepted rows with the same
-    key the one with the greatest `newest` column stays, and of equally new ones the last in the order of files and records; the
+    value that does not fit the type in source.columns), the source's rules in order, key_missing, superseded. Among accepted rows with
+    the same key the one with the greatest `newest` column stays, and of equally new ones the last in the order of files and records; the
     others are superseded: put aside and counted, but no fault.
 
     Returns (accepted: the source's columns, typed; rejected: source_row as JSON, source_file, source_block, source_record,
@@ -135,8 +135,12 @@ def _drifted(source: Source, group: Raw) -> Column | None:
 
 
 def _first_broken_rule(source: Source) -> Column:
+    # Nulls are nobody's key: as equals of each other all but one of them would be superseded.
+    no_key = F.expr(" or ".join(f"{name} is null" for name in raw.quoted(source.key)))
     return F.coalesce(
-        F.col("_fit"), *[F.when(F.expr(rule.reject_if), _verdict(rule.name, rule.reason)) for rule in source.rules]
+        F.col("_fit"),
+        *[F.when(F.expr(rule.reject_if), _verdict(rule.name, rule.reason)) for rule in source.rules],
+        F.when(no_key, _verdict("key_missing", f"A row needs {', '.join(source.key)}")),
     )
 
 

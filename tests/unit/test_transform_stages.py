@@ -261,6 +261,15 @@ def test_rows_without_a_key_are_no_equals(spark):
     assert {rule: len(ids) for rule, ids in by_rule(rejected).items()} == {"key_missing": 3, "superseded": 1}
 
 
+def test_a_text_that_postgresql_cannot_hold_goes_to_quarantine(spark, lake):
+    content = "carrier,name\nUA,United\nXX,a\0b\n"
+    accepted, rejected, _ = cleaned_file(spark, lake, AIRLINES, "airlines.csv", content)
+    assert [row["carrier"] for row in accepted] == ["UA"]
+    (row,) = rejected
+    assert (row["rule"], row["reason"][:27]) == ("unreadable_value", "name has the character NUL,")
+    assert json.loads(row["source_row"])["name"] == "a\0b"
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_column(spark, lake):
     accepted, _, _ = cleaned_file(spark, lake, AIRLINES, "airlines.csv", b"\xef\xbb\xbfcarrier,name\nUA,United\n")
     assert [row["carrier"] for row in accepted] == ["UA"]

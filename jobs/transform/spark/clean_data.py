@@ -123,6 +123,10 @@ def _unfit(rows: DataFrame, source: Source) -> Column:
             )
     for name in names:
         kind = source.columns[name]
+        if kind == "string":
+            no_text = f"{name} has the character NUL, which no text of PostgreSQL has"
+            nul = F.col(name).cast("string").contains("\0")
+            verdicts.append(F.when(nul, _verdict("unreadable_value", no_text)))
         unfit = F.expr(f"`{name}` is not null and try_cast(`{name}` as {kind}) is null")
         verdicts.append(F.when(unfit, _verdict("unreadable_value", f"{name} is not a valid {kind}")))
     return F.coalesce(*verdicts, F.lit(None))

@@ -887,6 +887,16 @@ def test_of_a_file_a_run_takes_its_interval_and_refuses_what_the_name_does_not_s
     assert (counts["rows_in"], counts["rows_out"], counts["rejected"]) == (3, 2, {"outside_period": 1})
 
 
+def test_the_file_of_a_month_under_the_name_of_the_next_is_seen(spark, lake):
+    """Not taken for one that was delivered twice, and the next month for one without rows."""
+    january = month(datetime(2013, 1, 9), datetime(2013, 1, 10))
+    url = seal(lake, "flights_files", {"flights-2013-01.parquet": january, "flights-2013-02.parquet": january})
+    stage = Stage("clean_data", replace(run(), end=datetime(2013, 3, 1)), spark)
+    clean_data.clean_source(stage, FLIGHTS.sources["flights_files"], url)
+    counts = stage.datasets["clean_flights_files"]
+    assert (counts["rows_in"], counts["rows_out"], counts["rejected"]) == (4, 2, {"outside_period": 2})
+
+
 def test_files_and_table_are_one_dataset(spark, lake, raw):
     table = flights(spark, {"id": 8, "sched_dep": datetime(2013, 7, 1)}).drop(*clean_data.ORIGIN)
     directory = lake / "raw/table"

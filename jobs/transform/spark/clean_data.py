@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from jobs.declaration import Source, load
+from jobs.extract.landing import period_of
 from jobs.transform.spark import raw
 from jobs.transform.spark.hooks import hooked
 from jobs.transform.spark.originals import BASE64, UNREADABLE, attach
@@ -172,13 +173,21 @@ def read_manifest(storage: Storage, url: str, run: Run, source: str) -> dict:
     return manifest
 
 
-def delivered_twice(source: Source, manifest: dict) -> dict[str, str]:
-    """{URL of a file: URL of the file before it that has the same content}; parts of a query or of pages are no such files."""
-    first: dict[str, str] = {}
+def delivered_twice(source: Source, manifest: dict, run: Run) -> dict[str, str]:
+    """{URL of a file: URL of the file before it that has the same content}; parts of a query or of pages are no such files.
+
+    One that is named for another time than the file before is not it once more: its rows are outside of its period.
+    """
     if source.files is None:
         return {}
-    pairs = zip(manifest["paths"], manifest["files"], strict=True)
-    return {path: twin for path, file in pairs if (twin := first.setdefault(file["sha256"], path)) != path}
+    bounds = source.overlap(run.start, run.end)
+    first: dict[tuple, str] = {}
+    twice = {}
+    for (path, name), file in zip(manifest["paths"].items(), manifest["files"], strict=True):
+        period = period_of(name, source, *bounds) if source.interval else None
+        if (twin := first.setdefault((file["sha256"], period), path)) != path:
+            twice[path] = twin
+    return twice
 
 
 def count(rows: DataFrame, source: Source) -> tuple[dict[str, int], list[str]]:
@@ -211,7 +220,7 @@ def clean_source(stage: Stage, source: Source, url: str) -> None:
     manifest = read_manifest(stage.storage, url, stage.run, source.name)
     if not manifest["paths"]:
         raise StageError(f"{url} lists no files: an empty extract still has one part, with its columns")
-    twice = delivered_twice(source, manifest)
+    twice = delivered_twice(source, manifest, stage.run)
     files = {path: name for path, name in manifest["paths"].items() if path not in twice}
     with stage.doing(f"{source.name}, look at the files"):
         groups = raw.read(stage.spark, source, files)

@@ -1033,7 +1033,7 @@ def test_a_quarantined_record_is_parsed_anew_from_its_original(spark, lake, name
         assert {row["_record"]: [row[column] for column in source.columns] for row in again.collect()} == {
             number: [row[column] for column in source.columns] for number, row in first.items()
         }
-    _, still = clean_data.clean(again.drop("original", "original_is"), source)
+    _, still = clean_data.clean(again, source)
     assert sorted(row["rule"] for row in still.collect()) == sorted(
         rule for rule, _ in expected.values() if rule != "superseded"
     )
@@ -1098,3 +1098,28 @@ def test_a_replay_of_rows_that_are_still_wrong_quarantines_them_with_their_origi
     with pytest.raises(StageError, match="2 rows in and 0 added, but 0 out"):
         replay = Stage("clean_data", replace(run(2), run_id="replay1"), spark)
         clean_data.replay_source(replay, FLIGHTS.sources["flights_files"], {"entries": [entry], "rows": 2})
+
+
+def test_of_several_rows_of_a_page_each_is_replayed_once(spark, lake):
+    """The place of all of them is that of their page."""
+    weather = replace(FLIGHTS.sources["weather"], drift=Drift(gone="accept"))
+    page = {"observations": [{"origin": place, "time_hour": "2013-01-01T05:00:00Z", "visib": -1} for place in "ABC"]}
+    page["observations"][2]["visib"] = -2
+    path = raw_file(lake, "part-00000.json", json.dumps(page))
+    (group,) = raw_rows.read(spark, weather, {path: "part-00000.json"})
+    first = Stage("clean_data", run(), spark)
+    _, rejected = clean_data.clean(group.rows, weather)
+    assert first.put_aside("weather", originals.attach(rejected, "page", [path])) == {"visibility_invalid": 3}
+    entry = {"prefix": f"{first.quarantine}/{run().path('flights/weather')}", "rules": ["visibility_invalid"]}
+    (rule,) = [rule for rule in weather.rules if rule.name == "visibility_invalid"]
+    mended = replace(weather, rules=(replace(rule, reject_if="visib < -1"),))
+    stage = Stage("clean_data", replace(run(), run_id="replay1"), spark)
+    clean_data.replay_source(stage, mended, {"entries": [entry], "rows": 3})
+    counts = stage.datasets["clean_weather"]
+    assert (counts["rows_out"], counts["rejected"]) == (2, {"visibility_invalid": 1})
+    (line,) = [
+        json.loads(line)
+        for part in Path(lake, "quarantine/flights/weather").rglob("run_id=replay1/**/part-*.json")
+        for line in part.read_text().splitlines()
+    ]
+    assert (json.loads(line["original"])["origin"], line["original_is"]) == ("C", originals.RECORD)

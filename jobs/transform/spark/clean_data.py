@@ -30,6 +30,7 @@ from jobs.transform.spark.storage import Storage
 
 SUPERSEDED, PERIOD = "superseded", "_period"
 MOST_CHARACTERS = 1_000_000  # of one value of a text file
+KEPT = ("_original", "_original_is")  # what a quarantined row keeps with it when it is taken up again
 QUARANTINED = (
     "source_row string, source_file string, source_block bigint, source_record bigint, rule string, "
     "original string, original_is string"
@@ -49,11 +50,11 @@ def clean(
     others are superseded: put aside and counted, but no fault.
 
     Returns (accepted: the source's columns, typed; rejected: source_row as JSON, source_file, source_block, source_record,
-    rule, reason).
+    rule, reason, and KEPT of rows that have it).
     """
     groups = rows if isinstance(rows, list) else [(rows, None)]
     judged = reduce(DataFrame.unionByName, [_judge(rows, source, verdict) for rows, verdict in groups])
-    names = [name for name in judged.columns if name not in (*ORIGIN, "_row", "_fit")]
+    names = [name for name in judged.columns if name not in (*ORIGIN, *KEPT, "_row", "_fit")]
     judged = judged.withColumn("_verdict", _first_broken_rule(source))
 
     # A query gives equally new rows in any order: what tells them apart must not depend on it.
@@ -80,22 +81,26 @@ def clean(
         F.col(RECORD).alias("source_record"),
         F.col("_verdict.rule").alias("rule"),
         F.col("_verdict.reason").alias("reason"),
+        *_kept(judged),
     )
     return accepted, rejected
 
 
+def _kept(rows: DataFrame) -> list[str]:
+    return [name for name in KEPT if name in rows.columns]
+
+
 def _judge(rows: DataFrame, source: Source, verdict: Column | None) -> DataFrame:
     """The declared columns, typed, with their origin, `_row` (the original as JSON) and `_fit` (null when all is well so far)."""
-    given = [name for name in rows.columns if name not in (*ORIGIN, UNREADABLE, PERIOD)]
+    given = [name for name in rows.columns if name not in (*ORIGIN, *_kept(rows), UNREADABLE, PERIOD)]
     typed = [
         F.expr(f"try_cast(`{name}` as {kind})" if name in given else f"cast(null as {kind})").alias(name)
         for name, kind in source.columns.items()
     ] or raw.quoted(given)
-    original = F.struct(*raw.quoted(name for name in rows.columns if name not in (*ORIGIN, PERIOD)))
+    original = F.struct(*raw.quoted(name for name in rows.columns if name not in (*ORIGIN, *_kept(rows), PERIOD)))
     fit = _unfit(rows, source) if verdict is None else verdict
-    return rows.select(
-        *typed, *ORIGIN, F.to_json(original, {"ignoreNullFields": "false"}).alias("_row"), fit.alias("_fit")
-    )
+    row = F.to_json(original, {"ignoreNullFields": "false"})
+    return rows.select(*typed, *ORIGIN, *_kept(rows), row.alias("_row"), fit.alias("_fit"))
 
 
 def _verdict(rule: str, reason: str | Column) -> Column:
@@ -304,23 +309,23 @@ def replay_source(stage: Stage, source: Source, given: dict) -> None:
     for entry in given["entries"]:
         rows = read_quarantined(stage, source, entry)
         kept = rows if kept is None else kept.unionByName(rows)
-    originals = ("original", "original_is")
-    rows = hooked(stage, f"clean_{source.name}", kept.drop(*originals))
+    rows = hooked(stage, f"clean_{source.name}", kept)
     accepted, rejected = clean(rows, source, _newest(source, rows))
     rows_out = stage.write(f"clean_{source.name}", accepted)
     put_aside = {}
     if rows_out != given["rows"]:
-        place = {FILE: "source_file", BLOCK: "source_block", RECORD: "source_record"}
-        kept = kept.select(*[F.col(mine).alias(name) for mine, name in place.items()], *originals)
-        put_aside = stage.put_aside(source.name, rejected.join(kept, list(place.values()), "left"))
+        put_aside = stage.put_aside(
+            source.name, rejected.withColumnsRenamed({name: name.removeprefix("_") for name in KEPT})
+        )
     stage.account(f"clean_{source.name}", given["rows"], rows_out, put_aside, **_feeds(source))
 
 
 def read_quarantined(stage: Stage, source: Source, entry: dict) -> DataFrame:
     """Read quarantined rows as if from their raw files: parsed anew from the original, or by the types of the raw files."""
     lines = stage.spark.read.schema(QUARANTINED).json(entry["prefix"]).where(F.col("rule").isin(entry["rules"]))
-    kept = [*ORIGIN, "original", "original_is"]
+    kept = [*ORIGIN, *KEPT]
     lines = lines.withColumns({name: F.col(f"source{name}") for name in ORIGIN})
+    lines = lines.withColumns({name: F.col(name.removeprefix("_")) for name in KEPT})
     text = F.expr(f"if(original_is = '{BASE64}', make_valid_utf8(cast(unbase64(original) as string)), original)")
     as_read = F.col("original_is") == RECORD_OF
     if source.format in raw.JSON:

@@ -25,6 +25,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from jobs.declaration import Declaration
+from jobs.load.data_partitioning import inside, spans
 from jobs.load.ledger import Run
 from jobs.load.staging import copy, objects, parquet_files
 from jobs.load.statements import LINEAGE, columns, same_key, staged_name, table
@@ -358,15 +359,15 @@ def require_unchanged(conn: psycopg.Connection, declaration: Declaration, run: R
     Called with the right to publish: what holds here holds until the swap.
     """
     for fact in (one for one in declaration.publish.values() if one.partition_column):
-        staged = table("staging", staged_name(fact.name, run.run_id))
         base, target = table("staging", base_name(fact.name, run)), table("dwh", fact.name)
-        day, keys = sql.Identifier(fact.partition_column), columns((*fact.key, "run_id"))
-        days = sql.SQL("select distinct {} from {}").format(day, staged)
-        query = sql.SQL(
-            "select exists ((select {keys} from {base}) except (select {keys} from {target} where {day} in ({days})))"
-            " or exists ((select {keys} from {target} where {day} in ({days})) except (select {keys} from {base}))"
-        ).format(keys=keys, base=base, target=target, day=day, days=days)
+        keys = columns((*fact.key, "run_id"))
         with conn.transaction():
+            # all days that are replaced, those among them of which nothing was published too
+            replaced = inside(fact.partition_column, spans(conn, fact, run))
+            query = sql.SQL(
+                "select exists ((select {keys} from {base}) except (select {keys} from {target} where {replaced}))"
+                " or exists ((select {keys} from {target} where {replaced}) except (select {keys} from {base}))"
+            ).format(keys=keys, base=base, target=target, replaced=replaced)
             if conn.execute(query).fetchone()[0]:
                 raise ReplayError(
                     f"another run has published days of dwh.{fact.name} since this replay looked at them: start the replay again"

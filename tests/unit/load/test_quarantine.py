@@ -229,6 +229,20 @@ def test_days_published_meanwhile_are_not_overwritten(rejected):
     assert content(rejected) == before
 
 
+def test_a_day_first_published_meanwhile_is_not_lost(rejected):
+    """One between those of the released rows, of which nothing was published when the replay looked."""
+    day = date(2013, 1, 15), date(2013, 1, 16)
+    go(rejected, rejected.run("r2", *map(str, day)), [])
+    run, _ = take_up(rejected)
+    assert day[0] not in {row["flight_date"] for row in stage(rejected, run, LATE)}
+    audit.check(rejected.conn, rejected.declaration, run)
+    go(rejected, rejected.run("r3", *map(str, day)), flights(*day))
+    before = content(rejected)
+    with pytest.raises(quarantine.ReplayError, match="another run has published days of dwh.fact_flight"):
+        publish.publish(rejected.conn, rejected.declaration, run)
+    assert content(rejected) == before
+
+
 def test_after_a_restore_a_replay_is_published_again_in_its_turn(rejected, moments):
     moment = moments()
     run, _ = take_up(rejected)

@@ -230,10 +230,12 @@ class Retention:
         if run["run_id"] not in self.needed and self._older(run, bucket):
             return f"nothing published needs run {run['run_id']} ({bucket}: {self._days(run['pipeline'], bucket)} days)"
         used = self.used.get((run["run_id"], bucket), set())
+        # _stages/ and _replay/ are of the run as a whole
+        superseded = used and "/attempt=" in prefix
         if bucket == "quarantine":
-            superseded = used and not any(prefix.endswith(f"/{one}") for one in used)
+            superseded = superseded and not any(prefix.endswith(f"/{one}") for one in used)
         else:
-            superseded = used and "/attempt=" in prefix and prefix not in used
+            superseded = superseded and prefix not in used
         if superseded and run["published_once"] and self._older(run, "attempts"):
             return f"another attempt was taken (attempts: {self._days(run['pipeline'], 'attempts')} days)"
         return None

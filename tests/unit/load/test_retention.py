@@ -153,6 +153,22 @@ def test_attempts_that_were_not_taken_go_from_a_needed_run(warehouse, lake):
     assert sorted(item.what[-11:] for item in plan) == ["/attempt=1/", "/attempt=2/"], "the third is in the ledger"
 
 
+def test_what_a_published_replay_was_merged_with_stays(warehouse, lake):
+    """It is no attempt: after a restore the replay is published again with it."""
+    go(warehouse, warehouse.run("r1", "2013-01-01", "2013-02-01"), flights(JAN, FEB))
+    with warehouse.connect("etl_owner") as conn:
+        conn.execute("update etl.run_stage set attempt = 3 where dataset like 'clean%'")
+    kept = {
+        "_replay/r1/replay.json",
+        "_replay/r1/base/attempt=1/fact_flight/part-00000.parquet",
+        objects("r1", 3)["quarantine"],
+    }
+    lake.put("quarantine", *kept, objects("r1", 2)["quarantine"])
+    looked = look(warehouse, lake)
+    looked.apply(looked.plan())
+    assert lake.keys("quarantine") == kept
+
+
 def test_tables_of_runs_that_never_published(warehouse, lake):
     run = warehouse.run("r1", "2013-01-01", "2013-02-01")
     load(warehouse, run, flights(JAN, FEB))

@@ -135,6 +135,12 @@ def test_requested_files_are_names_of_the_declared_form(pattern, name, matches):
         assert bool(re.fullmatch(expression, json.dumps([listed], separators=(",", ":")))) is matches
 
 
+def test_no_query_rounds_what_has_no_precision_of_its_own(flow):
+    """NiFi's defaults, 10 and 0, would make 12 of a numeric 12.345."""
+    queries = [p["properties"] for p in flow["processors"] if p["type"].endswith(".ExecuteSQLRecord")]
+    assert {(q["dbf-default-precision"], q["dbf-default-scale"]) for q in queries} == {("38", "18")}
+
+
 def test_the_bounds_of_pages_are_moments_in_utc(flow):
     first = next(p for p in flow["processors"] if p["name"] == "weather: first page")["properties"]
     assert first["url"].startswith(

@@ -37,6 +37,9 @@ def sql(blocks: Blocks, source: Source, column: int, choice: Component, parts: P
             "esql-fetch-size": "10000",
             "esql-auto-commit": "false",
             "dbf-user-logical-types": "true",
+            # of a numeric without precision, as a sum or product is one: by default it would be rounded to a whole number
+            "dbf-default-precision": "38",
+            "dbf-default-scale": "18",
         },
         at=(column, 10),
     )

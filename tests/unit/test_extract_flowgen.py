@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from urllib.parse import quote
 
 import pytest
 
@@ -147,3 +148,14 @@ def test_the_bounds_of_pages_are_moments_in_utc(flow):
         "#{weather_api.url}/v1/observations?from=${from:toDate('yyyy-MM-dd HH:mm:ss','America/New_York')"
     )
     assert first["url"].endswith("&per_page=5000&page=1")
+
+
+def test_parameters_are_what_they_say_to_the_api_and_nothing_to_nifi():
+    declaration = load("flights")
+    parameters = {"q": "state:open & a=b #1 50% ${hostname()} #{s3.secret_key}", "since": "[{from_utc}", "f": "a,b"}
+    source = replace(declaration.sources["weather"], parameters=parameters)
+    flow = build(replace(declaration, sources={"weather": source}))["flowContents"]
+    url = next(p for p in flow["processors"] if p["name"] == "weather: first page")["properties"]["url"]
+    said = url.partition("?")[2].split("&")
+    assert said[0] == "q=" + quote(parameters["q"], ",:") and "$" not in said[0] and "#" not in said[0]
+    assert said[1].startswith("since=%5B${from:toDate(") and said[2] == "f=a,b"

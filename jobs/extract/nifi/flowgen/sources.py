@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 from jobs.declaration import Source
 from jobs.extract.nifi.flowgen.blocks import FORMAT, Blocks, P
 from jobs.extract.nifi.flowgen.model import STANDARD, Component
 from jobs.extract.nifi.flowgen.output import Parts
+from jobs.validation import PLACEHOLDER
 
 
 def sql(blocks: Blocks, source: Source, column: int, choice: Component, parts: Parts) -> None:
@@ -155,7 +157,8 @@ def rest(blocks: Blocks, source: Source, column: int, choice: Component, parts: 
     """The first page, and from each page to the next until all rows are there; what does not add up fails."""
     page, most = source.page, source.page.most
     base = blocks.flow.parameter(f"{source.connection}.url") + source.path
-    query = [f"{name}={_bound(value, blocks.declaration.timezone)}" for name, value in source.parameters.items()]
+    zone = blocks.declaration.timezone
+    query = [f"{quote(name, '')}={_bound(value, zone)}" for name, value in source.parameters.items()]
     if page.next:
         url = f"{base}?{'&'.join(query)}" if query else base
         following = "${page.next}"
@@ -276,7 +279,9 @@ def rest(blocks: Blocks, source: Source, column: int, choice: Component, parts: 
 
 
 def _bound(text: str, zone: str) -> str:
-    """A parameter's value with the run's bounds in it, for a URL."""
+    """A parameter's value with the run's bounds in it, for a URL; its other letters mean nothing there, nor to NiFi."""
+    parts = enumerate(PLACEHOLDER.split(text))  # what stands between placeholders, and by turns their names
+    text = "".join(f"{{{part}}}" if number % 2 else quote(part, ",:") for number, part in parts)
     for name in ("from", "to"):
         moment = f"{name}:toDate('{FORMAT}','{zone}')"
         utc = f"""${{{moment}:format("yyyy-MM-dd'T'HH:mm:ss'Z'",'UTC'):urlEncode()}}"""

@@ -162,7 +162,7 @@ def landed_files(source: Source, part: Run, session: Any, url: str) -> list[dict
     """The files that a source has for the part of a run, {"name", "size"} each; [] for a source that has no files.
 
     A directory on the NiFi host is listed by NiFi (`session` and `url` as from `nifi`), one behind SFTP from here. Raises
-    landing.FilesMissing or FilesUnsettled.
+    landing.FilesMissing, FilesMisnamed or FilesUnsettled.
     """
     if source.files is None:
         return []

@@ -6,6 +6,7 @@ its size and its time of change stay the same for the declared time; NiFi compar
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from jobs.declaration import Source
 
+NAME = re.compile(r"[A-Za-z0-9_.-]+")  # as the flow takes them (jobs.extract.nifi.flowgen.entry)
 PATIENCE = 30  # looks at a directory in which files still change
 
 
@@ -28,6 +30,10 @@ class Entry:
 
 class FilesMissing(FileNotFoundError):
     """A source did not deliver what it should have; the message names the files."""
+
+
+class FilesMisnamed(RuntimeError):
+    """Files that fit a declared name and have letters in theirs that no request may have; the message names them."""
 
 
 class FilesUnsettled(RuntimeError):
@@ -70,7 +76,8 @@ def period_of(name: str, source: Source, start: datetime, end: datetime) -> tupl
 def choose(source: Source, listed: dict[str, Entry], start: datetime, end: datetime) -> dict[str, Entry]:
     """The listed files that the source's declaration asks for, by name.
 
-    Raises FilesMissing: a source that delivers nothing is a fault, not an empty dataset.
+    Raises FilesMissing: a source that delivers nothing is a fault, not an empty dataset. Raises FilesMisnamed: leaving a file out is
+    one too.
     """
     chosen, missing = {}, []
     for pattern in periods(source.files, start, end):
@@ -80,6 +87,10 @@ def choose(source: Source, listed: dict[str, Entry], start: datetime, end: datet
         chosen |= matching
     if missing:
         raise FilesMissing(f"{source.name}: {source.connection} has no file {', '.join(missing)}")
+    if misnamed := sorted(name for name in chosen if not NAME.fullmatch(name)):
+        raise FilesMisnamed(
+            f"{source.name}: {source.connection} has {', '.join(map(repr, misnamed))}: a name is of letters without accents, digits, _ . -"
+        )
     return dict(sorted(chosen.items()))
 
 
@@ -94,7 +105,7 @@ def settled(
 ) -> list[dict[str, Any]]:
     """The files that a request names, {"name", "size"} each, once they no longer change.
 
-    `look` lists the directory. Raises FilesMissing, or FilesUnsettled after `patience` looks.
+    `look` lists the directory. Raises FilesMissing or FilesMisnamed, or FilesUnsettled after `patience` looks.
     """
     before = choose(source, look(), start, end)
     for _ in range(patience):

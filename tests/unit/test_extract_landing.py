@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 
 from jobs.declaration import load
-from jobs.extract.landing import Entry, FilesMissing, FilesUnsettled, choose, period_of, periods, settled
+from jobs.extract.landing import Entry, FilesMisnamed, FilesMissing, FilesUnsettled, choose, period_of, periods, settled
 
 AIRLINES = load("flights").sources["airlines"]
 FLIGHTS = load("flights").sources["flights_files"]
@@ -50,6 +50,15 @@ def test_every_month_needs_its_file():
         choose(FLIGHTS, listed, JANUARY, MARCH)
     listed |= named("flights-2013-02.parquet")
     assert list(choose(FLIGHTS, listed, JANUARY, MARCH)) == ["flights-2013-01.parquet", "flights-2013-02.parquet"]
+
+
+def test_a_file_whose_name_no_request_may_have_is_named():
+    """NiFi would refuse the request without a word about which it is."""
+    source = replace(AIRLINES, files="a-*.csv")
+    with pytest.raises(
+        FilesMisnamed, match=r"airlines: landing has 'a-1 \(copy\).csv', 'a-é.csv': a name is of letters"
+    ):
+        choose(source, named("a-1.csv", "a-é.csv", "a-1 (copy).csv", "other one.csv"), JANUARY, MARCH)
 
 
 def test_a_file_is_taken_once_it_stays_the_same():

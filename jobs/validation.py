@@ -20,6 +20,7 @@ SCHEMA = Path(__file__).resolve().parent / "pipelines/schema.json"
 BOUNDS = ("from", "to", "from_utc", "to_utc")  # of a run, as a parameter of a REST API may have them
 LONGEST_TABLE = 47  # letters that leave room for what names of staging tables and of kept versions add
 MOST_DIGITS = 38  # of a decimal
+LINEAGE = ("run_id", "release")  # columns that every published table has
 # Rules that every source has.
 BUILT_IN = {
     "unreadable_row": "The row could not be parsed",
@@ -98,6 +99,9 @@ def problems(document: Any, name: str) -> Iterator[tuple[list[str | int], str]]:
         yield ["timezone"], f"there is no time zone {zone!r}{meant(zone, available_timezones())}"
     for key, source in document["sources"].items():
         yield from _source_problems(["sources", key], source)
+        for origin in source.get("from", ()):
+            if f"{key}_{origin}" in document["sources"]:
+                yield ["sources", key, "from", origin], f"would be {key}_{origin}, which is another source here"
     for key, table in document["publish"].items():
         yield from _table_problems(["publish", key], table, document)
     for number, audit in enumerate(document.get("audits", ())):
@@ -157,6 +161,11 @@ def _table_problems(
             where,
             f"a name of {len(name)} letters; {LONGEST_TABLE} at most, as versions and staging tables are named after it",
         )
+    if name.startswith("clean_"):
+        yield where, f"names that begin with clean_ are those of cleaned sources: {name.removeprefix('clean_')}, say"
+    for taken in (*LINEAGE, *(["known"] if "unknown" in table else [])):
+        if taken in table["columns"]:
+            yield [*where, "columns", taken], f"the table has a column {taken} of its own"
     columns = _columns(table)
     for part, names in {"key": table["key"], "interval": [table["interval"]] if "interval" in table else []}.items():
         for name in names:

@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 from psycopg import pq, sql
 
-LINEAGE = ("run_id", "release")
+from jobs.validation import LINEAGE as LINEAGE
+
 _FILE = Path(__file__).resolve().with_name("load_to_dwh.sql")
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 

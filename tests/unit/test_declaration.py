@@ -172,6 +172,9 @@ def test_an_error_leads_to_its_line_and_says_what_would_be_right(two_origins, ol
         ),
         ("{name: airport_missing, ", "{name: carrier_missing,  ", "carrier_missing is the name of another one above"),
         ("{name: carrier_missing, ", "{name: superseded, ", "superseded is a rule that every source has"),
+        ("  dim_plane:", "  clean_plane:", "names that begin with clean_ are those of cleaned sources"),
+        ("      carrier: carrier\n", "      release: carrier\n", "the table has a column release of its own"),
+        ("faa: faa, name: name", "known: name, faa: faa, name: name", "the table has a column known of its own"),
         ("  dim_plane:", f"  dim_{'plane' * 9}:", "a name of 49 letters; 47 at most"),
         (
             "    files: airlines.csv",
@@ -250,6 +253,17 @@ def test_an_aggregate_is_replaced_by_the_days_of_its_facts(declare, changes, sai
         return
     line = line_of(directory, "    interval: flight_date")
     with pytest.raises(DeclarationError, match=rf"flights.yml:{line}: publish.agg_delay_day.interval: .*{said}"):
+        load("flights", directory)
+
+
+def test_an_origin_that_would_have_the_name_of_a_source_is_refused(two_origins):
+    """One of both would never be read."""
+    other = "  flights_table: {kind: rest, connection: c, path: /x, page: {next: n}, records: r, key: [a], columns: {a: int}}\n"
+    directory = two_origins(("  flights:\n", f"{other}  flights:\n"))
+    line = line_of(directory, "      table: {kind")
+    with pytest.raises(
+        DeclarationError, match=rf"flights.yml:{line}: sources.flights.from.table: would be flights_table"
+    ):
         load("flights", directory)
 
 

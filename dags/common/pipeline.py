@@ -211,8 +211,14 @@ class Steps:
         @task(task_id="audit")
         def check() -> int:
             """Check the staged rows; a failed audit ends the run here, with nothing published. Returns how many there were."""
+            run = self.current_run()
+
+            def results() -> list[audit.Result]:
+                audit.require_newest(connection, self.declaration, run)
+                return audit.check(connection, self.declaration, run)
+
             with platform.warehouse() as connection:
-                return platform.audited(lambda: audit.check(connection, self.declaration, self.current_run()))
+                return platform.audited(results)
 
         return check()
 

@@ -18,7 +18,17 @@ from psycopg import sql
 
 from jobs.load.data_partitioning import inside, spans
 from jobs.load.ledger import Run, is_replay
-from jobs.load.statements import columns, columns_of, key_of, require_idle, same_key, staged_name, table
+from jobs.load.statements import columns, columns_of, differs, key_of, require_idle, same_key, staged_name, table
+
+# Runs of a pipeline that have published and read all their sources after a given run had read its own.
+READ_LATER = """
+select other.run_id from etl.run as other
+where
+    other.pipeline = %(pipeline)s and other.run_id <> %(run_id)s
+    and exists (select from etl.publication as p where p.run_id = other.run_id and p.undone_at is null)
+    and (select min(s.extracted_at) from etl.run_source as s where s.run_id = other.run_id)
+    > (select max(s.extracted_at) from etl.run_source as s where s.run_id = %(run_id)s)
+"""
 
 
 @dataclass(frozen=True)
@@ -52,15 +62,54 @@ def check(conn: psycopg.Connection, declaration: Any, run: Run) -> list[Result]:
     require_idle(conn)
     with conn.transaction():
         results = list(_results(conn, declaration, run))
-        conn.execute("delete from etl.audit_result where run_id = %s", (run.run_id,))
-        with conn.cursor() as cursor:
-            cursor.executemany(
-                "insert into etl.audit_result (run_id, dataset, audit, passed, expected, found) values (%s, %s, %s, %s, %s, %s)",
-                [(run.run_id, r.dataset, r.audit, r.passed, r.expected, r.found) for r in results],
-            )
+        _enter(conn, run, results)
     if not all(result.passed for result in results):
         raise AuditFailed(results)
     return results
+
+
+def _enter(conn: psycopg.Connection, run: Run, results: list[Result]) -> None:
+    conn.execute("delete from etl.audit_result where run_id = %s", (run.run_id,))
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "insert into etl.audit_result (run_id, dataset, audit, passed, expected, found) values (%s, %s, %s, %s, %s, %s)",
+            [(run.run_id, r.dataset, r.audit, r.passed, r.expected, r.found) for r in results],
+        )
+
+
+def require_newest(conn: psycopg.Connection, declaration: Any, run: Run) -> None:
+    """Raise AuditFailed, with the results in etl.audit_result, when rows that the run would replace are of one that read later.
+
+    A run whose tasks are cleared does not read them again: what it has sealed may have been overtaken meanwhile. A replay is merged
+    with what is published (jobs.quarantine), and a restore publishes runs in their order: neither asks.
+    """
+    require_idle(conn)
+    with conn.transaction():
+        query = conn.execute(READ_LATER, {"pipeline": run.pipeline, "run_id": run.run_id})
+        later = [row[0] for row in query.fetchall()]
+        tables = declaration.publish.values() if later else ()
+        results = [_overtaken(conn, run, published, later) for published in tables]
+        if not (passed := all(result.passed for result in results)):
+            _enter(conn, run, results)
+    if not passed:
+        raise AuditFailed(results)
+
+
+def _overtaken(conn: psycopg.Connection, run: Run, published: Any, later: list[str]) -> Result:
+    if day := published.partition_column or published.interval:
+        joined, replaced = sql.SQL(""), inside(day, spans(conn, published, run), "t")
+    else:
+        joined = sql.SQL("inner join {} as s on {}").format(_staged(run, published.name), same_key(published.key))
+        replaced = differs(published, columns_of(conn, "dwh", published.name))
+    rows, other = conn.execute(
+        sql.SQL("select count(*), max(t.run_id) from {} as t {} where t.run_id = any({}) and {}").format(
+            table("dwh", published.name), joined, later, replaced
+        )
+    ).fetchone()
+    found = f"{_rows(rows)} of {other}: start a new run over {run.interval_from} to {run.interval_to}"
+    return Result(
+        published.name, "read_latest", not rows, "no rows of a run that read later", found if rows else "none"
+    )
 
 
 def _results(conn: psycopg.Connection, declaration: Any, run: Run) -> Iterator[Result]:

@@ -28,6 +28,7 @@ from jobs.load.statements import (
     LINEAGE,
     columns,
     columns_of,
+    differs,
     key_of,
     require_idle,
     same_key,
@@ -37,9 +38,6 @@ from jobs.load.statements import (
 )
 
 PATIENCE = 300.0  # seconds
-# A dimension's boolean column of this name is false for members that facts name and no source describes:
-# such a row never takes the place of a described one.
-KNOWN = "known"
 VERSIONS = """
 select table_name as table, partition_name as partition, version, row_count as rows, run_id, replaces, published_at
 from etl.partition_version where publication_id = %s order by partition_name
@@ -315,14 +313,9 @@ def _parts(conn: psycopg.Connection, published: Any, run: Run, publication_id: i
 def _merge(conn: psycopg.Connection, published: Any, run: Run, publication_id: int) -> None:
     names = columns_of(conn, "dwh", published.name)
     values = [name for name in names if name not in (*published.key, *LINEAGE)]
-    differs = sql.SQL("row({}) is distinct from row({})").format(columns(values, "t"), columns(values, "s"))
-    if KNOWN in values:
-        differs = sql.SQL("({} or not {}) and {}").format(
-            sql.Identifier("s", KNOWN), sql.Identifier("t", KNOWN), differs
-        )
     parts = _parts(conn, published, run, publication_id) | {
         "same_key": same_key(published.key),
-        "differs": differs,
+        "differs": differs(published, names),
         "assignments": sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name)) for name in (*values, *LINEAGE)
         ),

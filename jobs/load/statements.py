@@ -13,6 +13,9 @@ from psycopg import pq, sql
 
 from jobs.validation import LINEAGE as LINEAGE
 
+# A dimension's boolean column of this name is false for members that facts name and no source describes:
+# such a row never takes the place of a described one.
+KNOWN = "known"
 _FILE = Path(__file__).resolve().with_name("load_to_dwh.sql")
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
@@ -53,6 +56,15 @@ def same_key(key, left: str = "t", right: str = "s") -> sql.Composed:
     return sql.SQL(" and ").join(
         sql.SQL("{} = {}").format(sql.Identifier(left, name), sql.Identifier(right, name)) for name in key
     )
+
+
+def differs(published: Any, names: list[str]) -> sql.Composed:
+    """Whether a staged row s of a dimension with the columns `names` takes the place of the published row t of its key."""
+    values = [name for name in names if name not in (*published.key, *LINEAGE)]
+    other = sql.SQL("row({}) is distinct from row({})").format(columns(values, "t"), columns(values, "s"))
+    if KNOWN not in values:
+        return other
+    return sql.SQL("({} or not {}) and {}").format(sql.Identifier("s", KNOWN), sql.Identifier("t", KNOWN), other)
 
 
 def columns_of(conn: psycopg.Connection, schema: str, name: str) -> list[str]:

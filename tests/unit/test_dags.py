@@ -171,6 +171,18 @@ def test_a_failed_audit_ends_the_run_and_one_that_died_does_not(platform):
         platform.audited(lost)
 
 
+def test_a_run_is_audited_once_no_other_has_overtaken_it(platform, monkeypatch):
+    from common import pipeline
+
+    module, done = load_dag_module("orders"), []
+    monkeypatch.setattr(pipeline.Steps, "current_run", lambda self: "run")
+    monkeypatch.setattr(pipeline.platform, "warehouse", lambda: nullcontext("warehouse"))
+    for name in ("require_newest", "check"):
+        monkeypatch.setattr(pipeline.audit, name, lambda *given, name=name: done.append((name, given[2])) or [])
+    assert module.DAG.get_task("publish.audit").python_callable() == 0
+    assert done == [("require_newest", "run"), ("check", "run")]
+
+
 def test_spark_applications_are_those_of_the_release(declared, dag):
     for name in STAGES:
         task = dag.get_task(f"transform.{name}")

@@ -494,6 +494,42 @@ def test_a_run_of_another_pipeline_with_the_same_id_is_refused_and_changes_nothi
     assert warehouse.rows("select pipeline, state, error from etl.run") == [("flights", "published", None)]
 
 
+def read_at(warehouse, run_id, moment):
+    with warehouse.connect("etl_owner") as conn:
+        conn.execute("update etl.run_source set extracted_at = %s where run_id = %s", (moment, run_id))
+
+
+def test_a_run_that_another_has_overtaken_does_not_bring_old_rows_back(warehouse):
+    """One whose tasks are cleared: what it has sealed is of the day on which it began."""
+    run, days = warehouse.run("r1", "2013-01-01", "2013-02-01"), (date(2013, 1, 10), date(2013, 1, 20))
+    plane = {"tailnum": "N1", "year": 2000, "known": True}
+    go(warehouse, run, flights(JAN, FEB))
+    go(warehouse, warehouse.run("r2", *map(str, days)), flights(*days, delay=60), {"dim_plane": [plane]})
+    load(warehouse, run, flights(JAN, FEB))
+    audit.require_newest(warehouse.conn, warehouse.declaration, run)
+    read_at(warehouse, "r2", "2026-01-02")
+    with pytest.raises(AuditFailed) as failed:
+        audit.require_newest(warehouse.conn, warehouse.declaration, run)
+    assert {result.dataset: result.found.partition(":")[0] for result in failed.value.results if not result.passed} == {
+        "fact_flight": "20 rows of r2",
+        "agg_delay_day": "10 rows of r2",
+        "dim_plane": "1 rows of r2",
+    }
+    assert "read_latest of fact_flight" in str(failed.value) and "start a new run over 2013-01-01" in str(failed.value)
+    with pytest.raises(PublishRefused, match="read_latest of fact_flight"):
+        publish.publish(warehouse.conn, warehouse.declaration, run)
+    publish.undo(warehouse.conn, "r2")
+    audit.require_newest(warehouse.conn, warehouse.declaration, run)
+
+
+def test_what_a_later_run_read_of_other_days_overtakes_nobody(warehouse):
+    run = warehouse.run("r1", "2013-01-01", "2013-02-01")
+    go(warehouse, warehouse.run("r2", "2013-02-01", "2013-03-01"), flights(FEB, MAR))
+    load(warehouse, run, flights(JAN, FEB))
+    read_at(warehouse, "r2", "2026-01-02")
+    audit.require_newest(warehouse.conn, warehouse.declaration, run)
+
+
 def test_history_is_kept_as_long_as_declared(warehouse):
     for number in range(6):
         go(warehouse, warehouse.run(f"r{number}", "2013-01-01", "2013-02-01"), flights(JAN, FEB, delay=number))

@@ -31,11 +31,13 @@ from jobs.load.staging import copy, objects, parquet_files
 from jobs.load.statements import LINEAGE, columns, same_key, staged_name, table
 
 OPEN = """
-select run_id, dataset, rule, row_count, attempt, interval_from, interval_to from etl.v_quarantine
+select run_id, dataset, rule, row_count, attempt, interval_from, interval_to from etl.v_quarantine as q
 where pipeline = %(pipeline)s and released_by is null and row_count > 0
+    and exists (select from etl.publication as p where p.run_id = q.run_id and p.undone_at is null)
     and (%(run_id)s::text is null or run_id = %(run_id)s) and (%(rule)s::text is null or rule = %(rule)s)
 order by run_id, dataset, rule
 """
+REMOVED = "select what from etl.retention where kind = 'quarantine objects' and pipeline = %s"
 BATCH_ROWS = 65_536
 ARROW = {
     "string": pa.string(),
@@ -71,10 +73,15 @@ class Entry:
 def open_entries(
     conn: psycopg.Connection, pipeline: str, run_id: str | None = None, rule: str | None = None
 ) -> list[Entry]:
-    """What is in quarantine and not released, of all runs and rules or of the ones given."""
+    """What is in quarantine and not released, of all runs and rules or of the ones given.
+
+    Of runs whose rows are published: what one that failed or was undone has put there, another will have read again. What retention
+    has removed is no longer there.
+    """
     with conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(OPEN, {"pipeline": pipeline, "run_id": run_id, "rule": rule}).fetchall()
-    return [
+        removed = {row["what"].split("/", 3)[3] for row in cursor.execute(REMOVED, (pipeline,)).fetchall()}
+    entries = [
         Entry(
             row["run_id"],
             row["dataset"],
@@ -86,6 +93,7 @@ def open_entries(
         )
         for row in rows
     ]
+    return [entry for entry in entries if f"{entry.prefix}/" not in removed]
 
 
 def take_up(

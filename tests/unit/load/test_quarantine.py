@@ -203,6 +203,25 @@ def test_undone_it_is_as_if_it_had_never_been(rejected):
     assert [entry.rows for entry in quarantine.open_entries(rejected.conn, "flights")] == [2, 1]
 
 
+def test_what_an_undone_run_rejected_is_not_released(rejected):
+    """Nor that of one that failed: its days are read again by another run, which rejects what is still to be rejected."""
+    publish.undo(rejected.conn, "r1")
+    assert quarantine.open_entries(rejected.conn, "flights") == []
+
+
+def test_what_retention_removed_does_not_stand_in_the_way_of_the_rest(rejected):
+    (entry, *_) = quarantine.open_entries(rejected.conn, "flights")
+    rejected.conn.execute(
+        "insert into etl.retention (kind, pipeline, what) values ('quarantine objects', 'flights', %s)",
+        (f"s3://quarantine/{entry.prefix}/",),
+    )
+    rejected.conn.commit()
+    assert quarantine.open_entries(rejected.conn, "flights") == []
+    run = rejected.run("replay1", "2013-01-01", "2013-03-01")
+    with pytest.raises(quarantine.ReplayError, match="nothing to replay"):
+        quarantine.take_up(rejected.conn, rejected.lake, "quarantine", rejected.declaration, run, [])
+
+
 def test_a_row_lost_on_the_way_stops_it(rejected):
     """The audit of a replay can fail: two rows are in quarantine, one is staged and none was rejected."""
     run, _ = take_up(rejected)

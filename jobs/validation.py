@@ -254,6 +254,8 @@ def _source_problems(where: list[str | int], source: dict[str, Any]) -> Iterator
                     "`interval` asks for two of them, `where column >= ? and column < ?`, and without it there are none"
                 ),
             )
+        if origin["kind"] == "sql" and origin["query"].rstrip().endswith(";"):
+            yield [*here, "query"], "ends with a semicolon; it is a part of other queries, without one"
         for name, text in origin.get("parameters", {}).items():
             for given in PLACEHOLDER.findall(text):
                 if given not in BOUNDS:

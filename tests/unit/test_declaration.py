@@ -127,6 +127,7 @@ def test_origins_share_what_their_dataset_declares(two_origins):
         ),
         ("f-%Y-%m.parquet", "in/f-%Y-%m.parquet", "      files:", "cannot stand here (file name without a directory"),
         ("f-%Y-%m.parquet", "f-%Y-%m-%H.parquet", "      files:", "%Y, %m and %d ask for a file of each year"),
+        ("sched_dep < ?", "sched_dep < ?;", "      table:", "ends with a semicolon"),
         ("since: 2013-07-01", "since: 2013-02-30", "      table:", "there is no day 2013-02-30"),
         ("until: 2013-07-01", "since: 2014-01-01, until: 2013-07-01", "      files:", "it would never be read"),
         ("id: bigint", 'id: "decimal(40, 2)"', "columns:", "there is no decimal(40, 2): at most 38 digits"),

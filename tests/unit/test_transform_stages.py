@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.declaration import Drift, load
+from jobs.declaration import Drift, Join, load
 from jobs.extract import records
 from jobs.transform.spark import aggregate_data, clean_data, enrich_data, originals
 from jobs.transform.spark import raw as raw_rows
@@ -824,6 +824,19 @@ def test_a_hook_changes_rows_and_may_not_lose_any(spark, lake, raw, monkeypatch)
     hooks.fact_flight = lambda rows: rows.limit(1)
     with pytest.raises(StageError, match="fact_flight: 2 rows in and 0 added, but 1 out"):
         Stage("enrich_data", run(attempt=2), spark, after="clean_data").perform(enrich_data.enrich_all)
+
+
+def test_a_join_that_would_double_rows_is_named_with_one_of_them(spark, lake, raw, monkeypatch):
+    clean_all(spark, raw)
+    fact = FLIGHTS.publish["fact_flight"]
+    fact = replace(fact, joins=fact.joins | {"airports": Join("airports", "dest = airports.faa or dest = 'BQN'")})
+    publish = FLIGHTS.publish | {"fact_flight": fact}
+    monkeypatch.setattr(enrich_data, "load", lambda _: replace(FLIGHTS, publish=publish))
+    message = (
+        r"fact_flight: 2 rows of airports fit the row of flights with id 2, .*\(joins: airports: dest = .*for 1 rows"
+    )
+    with pytest.raises(StageError, match=message):
+        Stage("enrich_data", run(), spark, after="clean_data").perform(enrich_data.enrich_all)
 
 
 def test_an_interval_without_flights_goes_through(spark, lake):

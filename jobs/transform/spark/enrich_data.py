@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from pyspark.sql import functions as F
 # The code and declarations of the release that this file belongs to, whatever else is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from jobs.declaration import Table, load
+from jobs.declaration import Source, Table, load
 from jobs.transform.spark.hooks import hooked
-from jobs.transform.spark.session import Stage, arguments, submit
+from jobs.transform.spark.session import Stage, StageError, arguments, submit
 
 KNOWN = "known"
 
@@ -54,6 +55,19 @@ def _with_unknown(members: DataFrame, table: Table, cleaned: Callable[[str], Dat
     return known.unionByName(unknown.withColumn(KNOWN, F.lit(False)), allowMissingColumns=True)
 
 
+def require_single(table: Table, source: Source, cleaned: Callable[[str], DataFrame]) -> None:
+    """Raise StageError for the first join of which more than one row fits a row of the table's source; it names both."""
+    for number, (alias, declared) in enumerate(table.joins.items(), 1):
+        first = replace(table, joins=dict(list(table.joins.items())[:number]))
+        twice = join(first, cleaned).groupBy(*source.key).count().where("count > 1")
+        if row := twice.first():
+            which = ", ".join(f"{name} {row[name]}" for name in source.key)
+            raise StageError(
+                f"{table.name}: {row['count']} rows of {declared.source} fit the row of {source.dataset} with {which}, and at most"
+                f" one may (joins: {alias}: {declared.match}); so it is for {twice.count()} rows"
+            )
+
+
 def months(table: Table, joined: DataFrame) -> list[str]:
     """First days of the months that the rows are in, those too that are not published; ISO dates, sorted."""
     first = F.trunc(F.expr(table.columns[table.partition_column]), "month")
@@ -63,6 +77,7 @@ def months(table: Table, joined: DataFrame) -> list[str]:
 def enrich_all(stage: Stage) -> None:
     """Write the facts and dimensions of the run; only dimensions of which facts may know more than the source grow."""
     declaration = load(stage.run.pipeline)
+    sources = {source.dataset: source for source in declaration.sources.values()}
 
     def cleaned(source: str) -> DataFrame:
         return stage.read(f"clean_{source}")
@@ -84,6 +99,8 @@ def enrich_all(stage: Stage) -> None:
             # What the ledger says of a source goes by the first of the tables that it fills.
             if table == next(other for other in declaration.publish.values() if other.source == table.source):
                 more["left_out_of"] = f"clean_{table.source}"
+        if table.joins and rows_out + more.get("left_out", 0) > rows_in:
+            require_single(table, sources[table.source], cleaned)
         if table.unknown:
             more["added"] = rows_out - rows_in + more.get("left_out", 0)
         if table.partition_column and table.whole_months:

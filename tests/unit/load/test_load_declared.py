@@ -1,8 +1,10 @@
 """What pipelines declare of their tables is what the migrations make: columns, keys, partitioning, indexes, owners."""
 
+import re
+
 import pytest
 
-from jobs import declaration
+from jobs import check, declaration
 from jobs.load.statements import LINEAGE, columns_of, key_of
 
 TABLES = [(name, table) for name in declaration.names() for table in declaration.load(name).publish.values()]
@@ -26,6 +28,66 @@ def test_every_published_table_is_declared_once(conn):
 @every_table
 def test_columns(conn, table):
     assert sorted(columns_of(conn, "dwh", table.name)) == sorted((*table.all_columns, *LINEAGE))
+
+
+WIDER = {
+    "tinyint": ("smallint", "integer", "bigint"),
+    "smallint": ("smallint", "integer", "bigint"),
+    "int": ("integer", "bigint"),
+    "float": ("real", "double precision"),
+    "string": ("text",),
+}
+
+
+def holds(column: str, kind: str) -> bool:
+    """Whether a column of PostgreSQL keeps every value of a type of Spark as it is; COPY rounds and cuts without a word."""
+    if decimal := re.fullmatch(r"decimal\((\d+),(\d+)\)", kind):
+        digits, scale = map(int, decimal.groups())
+        room = re.fullmatch(r"numeric(?:\((\d+),(\d+)\))?", column)
+        if room is None or room[1] is None:
+            return room is not None
+        return int(room[2]) >= scale and int(room[1]) - int(room[2]) >= digits - scale
+    aliases = {"timestamptz": "timestamp with time zone"}
+    made = check.POSTGRESQL[kind]
+    return column in WIDER.get(kind, (aliases.get(made, made),))
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "expected"),
+    [
+        ("numeric(18,4)", "decimal(18,4)", True),
+        ("numeric(18,2)", "decimal(18,4)", False),
+        ("numeric", "decimal(38,9)", True),
+    ]
+    + [("numeric(18,6)", "decimal(18,4)", False), ("bigint", "int", True), ("integer", "bigint", False)]
+    + [("date", "timestamp", False), ("timestamp with time zone", "timestamp", True), ("real", "double", False)],
+)
+def test_what_a_column_holds(column, kind, expected):
+    assert holds(column, kind) is expected
+
+
+@pytest.fixture(scope="module")
+def kinds():
+    """Spark's types of all published columns, by table."""
+    spark = check.session()
+    tables = {}
+    for name in declaration.names():
+        tables |= check.Check(spark, declaration.load(name)).tables
+    yield {name: dict(rows.dtypes) for name, rows in tables.items()}
+    spark.stop()
+
+
+@every_table
+def test_columns_hold_what_spark_gives(conn, kinds, table):
+    made = dict(
+        conn.execute(
+            "select attname, format_type(atttypid, atttypmod) from pg_attribute"
+            " where attrelid = %s::regclass and attnum > 0 and not attisdropped",
+            (f"dwh.{table.name}",),
+        ).fetchall()
+    )
+    found = {name: (made[name], kind) for name, kind in kinds[table.name].items() if not holds(made[name], kind)}
+    assert not found, "of these (PostgreSQL, Spark) values would be rounded, cut or refused"
 
 
 @every_table

@@ -156,8 +156,10 @@ def _moment(line: bytes, name: str) -> Any:
 def _belongs(moment: Any, run: Run, period: tuple[datetime, datetime] | None) -> bool:
     """Whether a row is the run's: in its interval, of no time that could be read, or of none that its file is named for."""
     if isinstance(moment, str):
+        # what Spark takes for a day: blanks around it, digits left out, but no 20130131 and no weeks
+        day = re.fullmatch(r"\s*(\d{4})-(\d{1,2})-(\d{1,2})((?:[T ].*)?)", moment, re.DOTALL)
         try:
-            moment = datetime.fromisoformat(moment)
+            moment = day and datetime.fromisoformat(f"{day[1]}-{day[2]:0>2}-{day[3]:0>2}{day[4].rstrip()}")
         except ValueError:
             return True
     if isinstance(moment, date) and not isinstance(moment, datetime):

@@ -143,6 +143,28 @@ def test_of_a_file_of_dates_the_rows_of_the_run_count():
     assert count.of_files(delivered({"a": content}), source, RUN, ["a"]).rows == 1, "a byte order mark is no letter"
 
 
+MOMENTS = {  # text: whether it is of January, by what Spark makes of it; null is of any month
+    "2013-01-31": True,
+    "2013-02-01": False,
+    " 2013-02-01 ": False,
+    "2013-2-1": False,
+    "2013-2-1 10:00:00": False,
+    "2013-02-01T10:00:00.5+01:00": False,
+    "2013-02-01T00:30:00+01:00": True,
+    "20130201": True,
+    "2013-W06-1": True,
+    "2013-02-31": True,
+    "soon": True,
+}
+
+
+@pytest.mark.parametrize("text", MOMENTS)
+def test_texts_are_the_moments_that_spark_takes_them_for(text):
+    source = replace(FLIGHTS.sources["airlines"], interval="day", format="csv", files="a")
+    found = count.of_files(delivered({"a": f"day\n{text}\n".encode()}), source, RUN, ["a"])
+    assert found.rows == MOMENTS[text]
+
+
 class Api:
     """A requests session that answers with documents in turn."""
 

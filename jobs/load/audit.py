@@ -288,8 +288,11 @@ def _references(conn: psycopg.Connection, run: Run, name: str, dataset: str, nam
 def _no_bad_row(
     conn: psycopg.Connection, run: Run, dataset: str, name: str, bad: sql.Composable, expected: str
 ) -> Result:
-    rows = conn.execute(sql.SQL("select count(*) from {} where {}").format(_staged(run, dataset), bad)).fetchone()[0]
-    return Result(dataset, name, rows == 0, expected, f"{_rows(rows)} against it" if rows else "every row so")
+    key = columns(key_of(conn, dataset))
+    query = sql.SQL("select count(*), min((row({}))::text) from {} where {}").format(key, _staged(run, dataset), bad)
+    rows, example = conn.execute(query).fetchone()
+    found = f"{_rows(rows)} against it, such as {example}" if rows else "every row so"
+    return Result(dataset, name, rows == 0, expected, found)
 
 
 def _any_null(names) -> sql.Composed:

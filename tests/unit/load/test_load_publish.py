@@ -203,6 +203,17 @@ def test_a_failed_audit_publishes_nothing(warehouse, name):
 
 
 @pytest.mark.parametrize(
+    ("name", "key"),
+    [("required", "(9,2013-01-01)"), ("delay_range", "(9,2013-01-01)"), ("key_not_null", "(,2013-01-01)")],
+)
+def test_a_failed_audit_names_a_row(warehouse, name, key):
+    with pytest.raises(AuditFailed) as failed:
+        load(warehouse, warehouse.run("r1", "2013-01-01", "2013-02-01"), BAD[name](flights(JAN, FEB)))
+    (result,) = [one for one in failed.value.results if (one.dataset, one.audit) == ("fact_flight", name)]
+    assert result.found == f"1 rows against it, such as {key}"
+
+
+@pytest.mark.parametrize(
     ("change", "complaint"),
     [
         (

@@ -71,6 +71,8 @@ def of_pages(session: Any, url: str, source: Source, run: Run, zone: str) -> Cou
         rows += len(records)
         if not (address := _at(document, page.next)):
             return Count(rows, f"all {how}")
+        if not str(address).startswith("https://"):
+            raise CountError(f"{source.connection}: the next page is {address!r}, which is no URL of HTTPS")
         query = {}
     raise CountError(f"{source.connection}: more than {page.most} pages")
 

@@ -206,6 +206,12 @@ def test_linked_pages_are_counted_to_the_end():
         ),
         ({"next": "next"}, [], "has no list of rows"),
         (
+            {"next": "next"},
+            {"observations": [1], "next": "http://api/2"},
+            "weather_api: the next page is 'http://api/2'",
+        ),
+        ({"next": "next"}, {"observations": [1], "next": "/v1?page=2"}, "which is no URL of HTTPS"),
+        (
             {"total": "meta.total", "number": "page", "size": "rows", "rows": 9},
             {"meta": []},
             "says None where `meta.total`",

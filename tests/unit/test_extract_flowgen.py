@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from jobs.declaration import load, load_all, names
+from jobs.declaration import Page, load, load_all, names
 from jobs.extract.nifi.flowgen.__main__ import FLOWS, render
 from jobs.extract.nifi.flowgen.extract import build
 
@@ -159,3 +159,11 @@ def test_parameters_are_what_they_say_to_the_api_and_nothing_to_nifi():
     said = url.partition("?")[2].split("&")
     assert said[0] == "q=" + quote(parameters["q"], ",:") and "$" not in said[0] and "#" not in said[0]
     assert said[1].startswith("since=%5B${from:toDate(") and said[2] == "f=a,b"
+
+
+def test_the_token_goes_to_no_page_without_tls():
+    declaration = load("flights")
+    source = replace(declaration.sources["weather"], page=Page(next="links.next"))
+    flow = build(replace(declaration, sources={"weather": source}))["flowContents"]
+    routes = next(p for p in flow["processors"] if p["name"] == "weather: which page?")["properties"]
+    assert "page.next:startsWith('https://')" in routes["more"]

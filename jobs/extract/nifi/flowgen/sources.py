@@ -213,7 +213,8 @@ def rest(blocks: Blocks, source: Source, column: int, choice: Component, parts: 
     within = f"${{page:lt({most})}}"
     if page.next:
         valid = "page.rows:matches('[0-9]+')"
-        more = f"page.next:isEmpty():not():and(${{page.next:equals(${{url}}):not()}}):and(${{page.rows:gt(0)}}):and({within})"
+        # to anything but HTTPS the token would go in the clear
+        more = f"page.next:startsWith('https://'):and(${{page.next:equals(${{url}}):not()}}):and(${{page.rows:gt(0)}}):and({within})"
         last = "page.next:isEmpty()"
     else:
         valid = (

@@ -97,6 +97,7 @@ lint-workflows: setup
 
 bench: setup ## print timings and memory (asserts nothing)
 	$(timed) $(BIN)/python benchmarks/report.py -i $(INVENTORY) --deploy $(ARGS)
+	$(timed) $(BIN)/python benchmarks/restore.py -i $(INVENTORY)
 	$(timed) $(BIN)/python benchmarks/rollback.py
 
 psql: $(STAMP) ## the published warehouse, read-only: make psql ARGS="-c 'table etl.run'"

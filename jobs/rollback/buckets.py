@@ -32,4 +32,6 @@ def rewound(bucket: str, to: str, *, dry_run: bool = False, journal: Path | None
     from jobs.rollback.rollback_s3 import S3Store
 
     moment = datetime.fromisoformat(to)
-    return rewind(S3Store(object_store(), bucket), moment, keep=(PREFIX,), newer=True, dry_run=dry_run, journal=journal)
+    return rewind(
+        S3Store(object_store(), bucket), moment, keep=(PREFIX,), keep_newer=True, dry_run=dry_run, journal=journal
+    )

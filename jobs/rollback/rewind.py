@@ -168,13 +168,13 @@ def at(history: list[Version], moment: datetime) -> Version | None:
 
 
 def look(
-    store: Store, prefix: str, keep: tuple[str, ...], to: datetime, counts: Counter[str], newer: bool = False
+    store: Store, prefix: str, keep: tuple[str, ...], to: datetime, counts: Counter[str], keep_newer: bool = False
 ) -> Iterator[Action]:
-    """What the keys need that are not as they were; counts objects and bytes, then and now. With `newer`, keys that came since are
+    """What the keys need that are not as they were; counts objects and bytes, then and now. With `keep_newer`, keys that came since are
     left alone."""
     for history in store.histories(prefix):
         then, now = at(history, to), None if history[0].deleted else history[0]
-        if (history[0].key.startswith(keep) and (now or not then)) or (newer and not then):
+        if (history[0].key.startswith(keep) and (now or not then)) or (keep_newer and not then):
             continue
         for name, version in (("then", then), ("now", now)):
             counts[f"objects_{name}"] += version is not None
@@ -192,7 +192,7 @@ def rewind(
     *,
     prefix: str = "",
     keep: Sequence[str] = (),
-    newer: bool = False,
+    keep_newer: bool = False,
     dry_run: bool = False,
     journal: Path | None = None,
     workers: int = 16,
@@ -201,7 +201,7 @@ def rewind(
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Bring every key that begins with `prefix` to what it was at `to` (an aware datetime); returns a summary for JSON. What is
-    there below one of `keep` stays as it is: of those keys only the deleted ones come back. With `newer` objects stay that came since.
+    there below one of `keep` stays as it is: of those keys only the deleted ones come back. With `keep_newer` objects stay that came since.
 
     With `by_sha256` every copied object is read back and compared with its source by SHA-256; otherwise the store's own digests are
     compared. `despite_expiry` goes on although versions of that moment may be gone. Raises RewindRefused before anything is
@@ -220,7 +220,7 @@ def rewind(
         log = Journal(
             journal,
             {"bucket": store.url, "prefix": prefix, "keep": ",".join(keep), "to": to.astimezone(UTC).isoformat()}
-            | ({"newer": "stay"} if newer else {}),
+            | ({"newer": "stay"} if keep_newer else {}),
         )
     try:
         resumed = log is not None and log.found is not None
@@ -228,7 +228,7 @@ def rewind(
             actions, counts = log.found, Counter(log.counts)
         else:
             counts = Counter()
-            actions = list(look(store, prefix, tuple(keep), to, counts, newer))
+            actions = list(look(store, prefix, tuple(keep), to, counts, keep_newer))
             if log:
                 log.plan(actions, counts)
         kinds = Counter(action.kind for action in actions)
@@ -252,7 +252,7 @@ def rewind(
         for again in (resumed, False):  # a kept plan may be old: what changed since is done after it
             failed = _act(store, actions, workers, by_sha256, log, progress)
             after: Counter[str] = Counter()
-            actions = list(look(store, prefix, tuple(keep), to, after, newer))
+            actions = list(look(store, prefix, tuple(keep), to, after, keep_newer))
             if not (actions and again):
                 break
         summary["after"] = {"objects": after["objects_now"], "bytes": after["bytes_now"]}
@@ -338,7 +338,7 @@ def main(argv: list[str], doc: str, open_store: Callable[[str, int], Store]) -> 
     parser.add_argument(
         "--keep", action="append", default=[], metavar="PREFIX", help="only bring back what was deleted below it"
     )
-    parser.add_argument("--newer", action="store_true", help="leave what came since")
+    parser.add_argument("--keep-newer", action="store_true", help="leave what came since")
     parser.add_argument("--to", required=True, type=datetime.fromisoformat, metavar="TIME", help="2026-11-24T22:00:00Z")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--journal", type=Path, metavar="FILE", help="keeps plan and progress; given again, it goes on")
@@ -354,7 +354,7 @@ def main(argv: list[str], doc: str, open_store: Callable[[str, int], Store]) -> 
             given.to,
             prefix=given.prefix,
             keep=given.keep,
-            newer=given.newer,
+            keep_newer=given.keep_newer,
             dry_run=given.dry_run,
             journal=given.journal,
             workers=given.workers,

@@ -114,15 +114,15 @@ def test_what_is_kept_stays_and_only_comes_back(remote, bucket):
 def test_what_came_since_may_stay(remote, bucket):
     then, before = fill(remote, bucket)
     now = remote.live(bucket)
-    summary = rewind(remote.store(bucket), then, newer=True)
+    summary = rewind(remote.store(bucket), then, keep_newer=True)
     assert remote.live(bucket) == now | before
     assert summary["verified"] and summary["actions"]["removed"] == 0
-    assert not any(rewind(remote.store(bucket), then, newer=True)["actions"].values())
+    assert not any(rewind(remote.store(bucket), then, keep_newer=True)["actions"].values())
 
 
 def test_a_journal_that_removes_what_came_since_is_not_one_that_leaves_it(remote, bucket, tmp_path):
     then, _ = fill(remote, bucket)
-    rewind(remote.store(bucket), then, newer=True, journal=tmp_path / "j")
+    rewind(remote.store(bucket), then, keep_newer=True, journal=tmp_path / "j")
     with pytest.raises(RewindRefused, match="not the journal of this rewind"):
         rewind(remote.store(bucket), then, journal=tmp_path / "j")
 
@@ -289,7 +289,7 @@ def test_command_line(remote, bucket):
 
     planned = run("--bucket", bucket, "--to", then.isoformat(), "--dry-run")
     assert planned.returncode == 0 and json.loads(planned.stdout)["actions"]["removed"] == 2, planned.stderr
-    newer = run("--bucket", bucket, "--to", then.isoformat(), "--dry-run", "--newer")
+    newer = run("--bucket", bucket, "--to", then.isoformat(), "--dry-run", "--keep-newer")
     assert newer.returncode == 0 and json.loads(newer.stdout)["actions"]["removed"] == 0, newer.stderr
     done = run("--bucket", bucket, "--to", then.isoformat().replace("+00:00", "Z"))
     assert done.returncode == 0 and json.loads(done.stdout)["verified"], done.stderr

@@ -41,9 +41,12 @@ class Play:
 
     @property
     def failed(self) -> list[str]:
-        """host: task: message (and error output) of what failed."""
+        """host: task: message (and error output) of what failed, of each item of a loop."""
         found = [(h, n, r) for h, n, r in self._results() if r.get("failed") or r.get("unreachable")]
-        return [f"{h}: {n}: {r.get('msg')} {r.get('stderr') or ''}".rstrip() for h, n, r in found]
+        items = [
+            (h, n, item) for h, n, r in found for item in [r, *(i for i in r.get("results", ()) if i.get("failed"))]
+        ]
+        return [f"{h}: {n}: {r.get('msg')} {r.get('stderr') or ''}".rstrip() for h, n, r in items]
 
 
 class Deployed:

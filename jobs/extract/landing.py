@@ -16,7 +16,8 @@ from typing import Any
 
 from jobs.declaration import Source
 
-NAME = re.compile(r"[A-Za-z0-9_.-]+")  # as the flow takes them (jobs.extract.nifi.flowgen.entry)
+LETTER = "[A-Za-z0-9_.-]"  # of a file's name, in a request too
+NAME = re.compile(f"{LETTER}+")
 PATIENCE = 30  # looks at a directory in which files still change
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from jobs.declaration import Declaration, Source
+from jobs.extract.landing import LETTER
 from jobs.extract.nifi.flowgen.blocks import FORMAT, PREFIX, Blocks, P
 from jobs.extract.nifi.flowgen.model import STANDARD, Component
 
@@ -13,7 +14,7 @@ ATTEMPT = "[1-9][0-9]{0,3}"
 DAY = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
 TIME = f"{DAY} ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 MAX_REQUEST_BYTES = 100_000
-DIRECTIVES = {"%Y": "[0-9]{4}", "%m": "[0-9]{2}", "%d": "[0-9]{2}", "*": "[A-Za-z0-9_.-]*", "?": "[A-Za-z0-9_.-]"}
+DIRECTIVES = {"%Y": "[0-9]{4}", "%m": "[0-9]{2}", "%d": "[0-9]{2}", "*": f"{LETTER}*", "?": LETTER}
 
 
 def entry(blocks: Blocks) -> Component:

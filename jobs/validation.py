@@ -21,6 +21,9 @@ BOUNDS = ("from", "to", "from_utc", "to_utc")  # of a run, as a parameter of a R
 LONGEST_TABLE = 47  # letters that leave room for what names of staging tables and of kept versions add
 MOST_DIGITS = 38  # of a decimal
 LINEAGE = ("run_id", "release")  # columns that every published table has
+# A dimension's boolean column of this name is false for members that facts name and no source describes:
+# such a row never takes the place of a described one.
+KNOWN = "known"
 # Rules that every source has.
 BUILT_IN = {
     "unreadable_row": "The row could not be parsed",
@@ -163,7 +166,7 @@ def _table_problems(
         )
     if name.startswith("clean_"):
         yield where, f"names that begin with clean_ are those of cleaned sources: {name.removeprefix('clean_')}, say"
-    for taken in (*LINEAGE, *(["known"] if "unknown" in table else [])):
+    for taken in (*LINEAGE, *([KNOWN] if "unknown" in table else [])):
         if taken in table["columns"]:
             yield [*where, "columns", taken], f"the table has a column {taken} of its own"
     columns = _columns(table)
@@ -223,7 +226,7 @@ def _audit_problems(
 def _columns(table: dict[str, Any]) -> list[str]:
     """Names of a declared table's columns."""
     grouped_by = ungrouped(table["kind"], table["key"], table["columns"])
-    return [*grouped_by, *table["columns"], *(["known"] if "unknown" in table else [])]
+    return [*grouped_by, *table["columns"], *([KNOWN] if "unknown" in table else [])]
 
 
 def _absent(

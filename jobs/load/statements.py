@@ -11,11 +11,8 @@ from typing import Any
 import psycopg
 from psycopg import pq, sql
 
-from jobs.validation import LINEAGE as LINEAGE
+from jobs.validation import KNOWN, LINEAGE
 
-# A dimension's boolean column of this name is false for members that facts name and no source describes:
-# such a row never takes the place of a described one.
-KNOWN = "known"
 _FILE = Path(__file__).resolve().with_name("load_to_dwh.sql")
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 

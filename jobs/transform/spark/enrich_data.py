@@ -20,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from jobs.declaration import Source, Table, load
 from jobs.transform.spark.hooks import hooked
 from jobs.transform.spark.session import Stage, StageError, arguments, submit
-
-KNOWN = "known"
+from jobs.validation import KNOWN
 
 
 def join(table: Table, cleaned: Callable[[str], DataFrame]) -> DataFrame:

@@ -159,15 +159,22 @@ def test_roles_say_what_they_are_for(role):
     assert (ROOT / f"roles/{role}/README.md").exists(), f"roles/{role}/README.md is missing"
 
 
+def values_of(node, name: str):
+    """The values that stand under a name, a regular expression, anywhere in a YAML document."""
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if isinstance(key, str) and re.fullmatch(name, key):
+            yield value
+        yield from values_of(value, name)
+
+
 def conditions(node) -> list[str]:
     """Every condition in what a file of tasks holds."""
-    if isinstance(node, list):
-        return [found for each in node for found in conditions(each)]
-    if not isinstance(node, dict):
-        return []
-    found = [value for name, value in node.items() if name in ("when", "that", "until", "failed_when", "changed_when")]
-    own = [each for value in found for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
-    return own + [each for value in node.values() for each in conditions(value)]
+    found = values_of(node, r"when|that|until|failed_when|changed_when")
+    return [
+        each for value in found for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)
+    ]
 
 
 def test_what_texts_tell_to_say_on_the_command_line_is_taken_as_yes_or_no():
@@ -185,17 +192,6 @@ def test_what_texts_tell_to_say_on_the_command_line_is_taken_as_yes_or_no():
                 assert not re.search(rf"\b{name}\b(?! \| bool)", condition), f"{path}: {condition}"
 
 
-def environments(content):
-    """What tasks have under `environment`, and variables that are called so, anywhere in a YAML document."""
-    if isinstance(content, list):
-        content = dict(enumerate(content))
-    for name, value in content.items() if isinstance(content, dict) else ():
-        if isinstance(name, str) and (name == "environment" or name.endswith("_environment")):
-            yield value
-        else:
-            yield from environments(value)
-
-
 def test_no_environment_of_a_task_holds_a_secret():
     """It would be on a command line of the host and in sudo's log: the module secret_command takes secrets."""
     secret = re.compile(r"""(PASSWORD|SECRET\w*|TOKEN|PASSPHRASE)['"]?\s*:(?!\s*['"]?-)""")
@@ -207,7 +203,7 @@ def test_no_environment_of_a_task_holds_a_secret():
         str(path.relative_to(ROOT))
         for path in files
         if "cloud_lab" not in path.parts  # of a test, gone with it
-        for found in environments(yaml.safe_load(path.read_text()))
+        for found in values_of(yaml.safe_load(path.read_text()), r"environment|\w+_environment")
         if secret.search(str(found))
     }
     assert not hits, hits

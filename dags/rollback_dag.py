@@ -45,7 +45,7 @@ def selection(params: dict[str, Any]) -> undoing.Selection:
     moment = {name: value and datetime.fromisoformat(value) for name, value in params.items() if name in ("from", "to")}
     try:
         return undoing.Selection(
-            run_ids=tuple(map(platform.run_id_of, params["runs"] or ())),
+            run_ids=tuple(params["runs"] or ()),
             pipeline=params["pipeline"],
             interval_from=moment["from"],
             interval_to=moment["to"],
@@ -121,7 +121,12 @@ def undo() -> dict[str, Any]:
     max_active_runs=16,  # one that waits for approval keeps no other from being planned
     dagrun_timeout=timedelta(hours=14),
     params={
-        "runs": Param([], type=["null", "array"], items={"type": "string"}, description="Ids of runs, one a line"),
+        "runs": Param(
+            [],
+            type=["null", "array"],
+            items={"type": "string"},
+            description="Ids of runs, one a line, as etl.v_run lists them",
+        ),
         "pipeline": Param(None, type=["null", "string"], enum=[None, *declaration.names()]),
         "from": Param(
             None, description="Start of the pipeline's interval, YYYY-MM-DD [HH:MM:SS], its local time", **MOMENT

@@ -61,7 +61,7 @@ def run_of(declaration: Declaration, context: dict[str, Any]) -> Run:
     if start >= end:
         raise ValueError(f"`from` ({start}) must be before `to` ({end})")
     return Run(
-        run_id=run_id_of(dag_run.run_id),
+        run_id=run_id_of(dag_run.dag_id, dag_run.run_id),
         dag_run_id=dag_run.run_id,
         pipeline=declaration.pipeline,
         release=release(),

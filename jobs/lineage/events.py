@@ -218,8 +218,8 @@ def _run_id(event: Mapping[str, Any]) -> str | None:
     if "etl_run" in facets:
         return facets["etl_run"]["run_id"]
     for name in ("airflow", "airflowDagRun"):
-        if found := facets.get(name, {}).get("dagRun", {}).get("run_id"):
-            return run_id_of(found)
+        if found := facets.get(name, {}).get("dagRun"):
+            return run_id_of(found["dag_id"], found["run_id"])
     return None
 
 

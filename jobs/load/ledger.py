@@ -18,9 +18,17 @@ import psycopg
 STATES = ("running", "published", "failed", "undone")
 
 
-def run_id_of(dag_run_id: str) -> str:
-    """Airflow's run id with every character other than letters, digits, dot, dash and underscore replaced."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", dag_run_id)
+# Airflow's DagRunType: what it names a run by itself is unique within its DAG alone.
+NAMED_BY_AIRFLOW = re.compile(r"(scheduled|backfill|manual|operator_triggered|asset_triggered|asset_materialization)__")
+
+
+def run_id_of(dag_id: str, dag_run_id: str) -> str:
+    """The ledger's id of an Airflow run: its name, or DAG and name when Airflow made it ("orders.scheduled__2013-01-01T00_00_00_00_00").
+
+    Every character other than letters, digits, dot, dash and underscore is replaced by an underscore.
+    """
+    name = f"{dag_id}.{dag_run_id}" if NAMED_BY_AIRFLOW.match(dag_run_id) else dag_run_id
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def start_run(conn: psycopg.Connection, run: Run) -> None:
     """Open the run, or open it again for another attempt; the release is entered when it is new.
 
     Raises ReleaseTakenBack for a run that a repetition would give the code of a release that was taken back, RunIdTaken when the id
-    is another run's: Airflow's ids are unique within a DAG, and two schedules may make the same ones.
+    is another run's: two that people gave one name.
     """
     with conn.transaction():
         conn.execute("insert into etl.release (release) values (%s) on conflict do nothing", (run.release,))
@@ -96,7 +104,7 @@ def start_run(conn: psycopg.Connection, run: Run) -> None:
             ).fetchone()
             raise RunIdTaken(
                 f"run {run.run_id} of {run.pipeline} cannot be opened: {dag_run_id} of {pipeline} has this id. Trigger the interval"
-                " under another run id, and give pipelines schedules that do not begin in the same minute"
+                " under another run id"
             )
 
 

@@ -12,6 +12,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from jobs.load.ledger import run_id_of
 from jobs.rollback import manifests
 from jobs.rollback.airflow import airflow_of_environment
 from jobs.rollback.buckets import object_store, rewound
@@ -50,8 +51,11 @@ def hold(conn: Any, journal: Journal) -> dict[str, Any]:
         time.sleep(15)  # the supervisors of its tasks look for this every few seconds
     with conn.transaction():
         conn.execute(
-            "update etl.run set state = 'failed', finished_at = now(), error = %s where state = 'running' and dag_run_id = any(%s)",
-            (f"stopped by the rollback {journal.content['id']}", [run["dag_run_id"] for run in stopped]),
+            "update etl.run set state = 'failed', finished_at = now(), error = %s where state = 'running' and run_id = any(%s)",
+            (
+                f"stopped by the rollback {journal.content['id']}",
+                [run_id_of(run["dag_id"], run["dag_run_id"]) for run in stopped],
+            ),
         )
         published = dict(conn.execute(PUBLISHED).fetchall())
     stopped_names = [f"{run['dag_id']}/{run['dag_run_id']}" for run in stopped]

@@ -37,12 +37,12 @@ def said(platform, elasticsearch):
     ]
     platform.run(host, " && ".join(script))
 
-    directory = f"/var/log/airflow/dag_id=golden/run_id={mark}/task_id=load.staging"
+    directory = f"/var/log/airflow/dag_id=golden/run_id=manual__{mark}/task_id=load.staging"
     text = "\n".join(line(case, mark) for case in GOLDEN["task"])
     platform.run(airflow, f"mkdir -p {directory} && printf '%s\\n' {shlex.quote(text)} > {directory}/attempt=1.log")
     try:
         lines = documents(elasticsearch, f'unit:etl-{mark}-* AND host:"{host}"', len(GOLDEN["journal"]))
-        tasks = documents(elasticsearch, f'run_id:"{mark}" AND host:"{airflow}"', len(GOLDEN["task"]))
+        tasks = documents(elasticsearch, f'run_id:"golden.manual__{mark}" AND host:"{airflow}"', len(GOLDEN["task"]))
     finally:
         platform.run(airflow, "rm -r /var/log/airflow/dag_id=golden")
     found = {("journal", int(hit["_source"]["unit"].split("-")[-1].split(".")[0])): hit for hit in lines}
@@ -61,7 +61,9 @@ def test_a_line_becomes_its_document(said, kind, number):
     mark, found = said
     case, hit = GOLDEN[kind][number], found[kind, number]
     document = {name: value for name, value in hit["_source"].items() if name not in ("@timestamp", "host", "unit")}
-    expected = case["document"] | ({"run_id": mark, "task": "load.staging"} if kind == "task" else {})
+    expected = case["document"] | (
+        {"run_id": f"golden.manual__{mark}", "task": "load.staging"} if kind == "task" else {}
+    )
     assert document == expected, case["name"]
     assert hit["_source"]["unit"].startswith("airflow-task" if kind == "task" else f"etl-{mark}")
     if "id" in case:

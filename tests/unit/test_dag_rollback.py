@@ -79,7 +79,7 @@ def test_the_parameters_are_checked_before_a_run_begins(dag, name, wrong):
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
-        ({"runs": ["manual__2013-01-01T00:00:00+00:00"]}, {"run_ids": ("manual__2013-01-01T00_00_00_00_00",)}),
+        ({"runs": ["orders.manual__1", "january"]}, {"run_ids": ("orders.manual__1", "january")}),
         (
             {"pipeline": "flights", "from": "2013-01-01", "to": "2013-02-01 06:00:00"},
             {"pipeline": "flights", "interval_from": datetime(2013, 1, 1), "interval_to": datetime(2013, 2, 1, 6)},

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobs import declaration
+from jobs.load.ledger import NAMED_BY_AIRFLOW
 
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
@@ -60,7 +61,7 @@ FLIGHTS = declaration.load("flights")
 def context(params=None, interval=(None, None), run_id="manual__2013-01-01T00:00:00+00:00"):
     """As much of a task's context as a run is made of."""
     start, end = interval
-    dag_run = SimpleNamespace(run_id=run_id, data_interval_start=start, data_interval_end=end)
+    dag_run = SimpleNamespace(dag_id="etl_pipeline", run_id=run_id, data_interval_start=start, data_interval_end=end)
     return {"dag_run": dag_run, "params": params or {}, "ti": SimpleNamespace(try_number=2)}
 
 
@@ -202,7 +203,7 @@ def test_no_secret_in_any_argument(dag):
 
 def test_run_from_parameters(platform):
     run = platform.run_of(FLIGHTS, context({"from": "2013-01-01", "to": "2013-02-01 06:30:00"}))
-    assert run.run_id == "manual__2013-01-01T00_00_00_00_00"
+    assert run.run_id == "etl_pipeline.manual__2013-01-01T00_00_00_00_00"
     assert (run.interval_from, run.interval_to) == (datetime(2013, 1, 1), datetime(2013, 2, 1, 6, 30))
     assert run.attempt == 2
     assert run.release == "unreleased"
@@ -315,3 +316,11 @@ def test_a_release_of_quarantined_rows_enters_the_journal_once_it_is_published(p
     monkeypatch.setattr(module.journal, "enter", lambda *given: done.append(given))
     assert module.DAG.get_task("publish").python_callable() == ["v1"]
     assert done == ["published", ("warehouse", "lake", "curated", "replay1")]
+
+
+def test_ledger_and_log_shippers_know_what_airflow_names_itself():
+    from airflow.utils.types import DagRunType
+
+    assert all(NAMED_BY_AIRFLOW.match(kind.generate_run_id(suffix="x")) for kind in DagRunType)
+    for template in ("log_shipper/templates/rsyslog.conf.j2", "logstash/templates/logstash.conf.j2"):
+        assert f"^{NAMED_BY_AIRFLOW.pattern}" in (ROOT / "roles" / template).read_text(), template

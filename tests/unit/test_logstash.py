@@ -54,7 +54,7 @@ def test_a_line_of_a_task_becomes_its_document(sections, case):
     assert event.pop("unit") == "airflow-task"
     assert event.pop("host")
     assert event.pop("@timestamp", None) == case.get("timestamp")
-    assert event == case["document"] | {"run_id": "manual__2013-01-01T00_00_00_00_00", "task": "load.staging"}
+    assert event == case["document"] | {"run_id": "d.manual__2013-01-01T00_00_00_00_00", "task": "load.staging"}
 
 
 @pytest.mark.parametrize("unit", ["session-3.scope", "user@1000.service", "logstash.service"])

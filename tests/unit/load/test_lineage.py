@@ -138,7 +138,7 @@ def airflow_event(number=1, dag_run="manual__2013-01-01T00:00:00+00:00"):
         "job": {"namespace": "airflow", "name": "etl_pipeline.start"},
         "run": {
             "runId": "0190b0a0-0000-7000-8000-000000000001",
-            "facets": {"airflow": {"dagRun": {"run_id": dag_run}}},
+            "facets": {"airflow": {"dagRun": {"dag_id": "etl_pipeline", "run_id": dag_run}}},
         },
     }
 
@@ -152,7 +152,7 @@ def test_the_spool_is_emptied_into_the_ledger_and_nothing_is_lost(warehouse, tmp
     assert spool.load(warehouse.conn, tmp_path) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["event-old.broken", "event-young.json"]
     assert warehouse.rows("select distinct run_id, job_name from etl.lineage_event") == [
-        ("manual__2013-01-01T00_00_00_00_00", "etl_pipeline.start")
+        ("etl_pipeline.manual__2013-01-01T00_00_00_00_00", "etl_pipeline.start")
     ]
     (tmp_path / "event-again.json").write_text(json.dumps(airflow_event(1)))
     assert spool.load(warehouse.conn, tmp_path) == 0, "the same event twice is one"

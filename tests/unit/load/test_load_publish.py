@@ -488,9 +488,23 @@ def test_what_ended_without_a_word_is_closed_by_the_next_run(warehouse):
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "id_of_run"),
+    [
+        ("flights_2013-01-01_2014-01-01", "flights_2013-01-01_2014-01-01"),
+        ("scheduled__2013-01-01T05:00:00+00:00", "orders.scheduled__2013-01-01T05_00_00_00_00"),
+        ("manual__2013-01-01T05:00:00.5+00:00_x9", "orders.manual__2013-01-01T05_00_00.5_00_00_x9"),
+        ("backfill__2013", "orders.backfill__2013"),
+        ("manually started", "manually_started"),
+    ],
+)
+def test_names_that_airflow_gives_are_told_apart_by_their_dag(given, id_of_run):
+    assert ledger.run_id_of("orders", given) == id_of_run
+
+
 def test_a_run_of_another_pipeline_with_the_same_id_is_refused_and_changes_nothing(warehouse):
-    """Two DAGs with one schedule: Airflow names their runs alike."""
-    first = warehouse.run("scheduled__2013-02-01T00_00_00_00_00", "2013-01-01", "2013-02-01")
+    """People gave two runs one name."""
+    first = warehouse.run("january", "2013-01-01", "2013-02-01")
     go(warehouse, first, flights(JAN, FEB))
     other = replace(first, pipeline="orders")
     with pytest.raises(

@@ -366,9 +366,9 @@ def test_runs_of_newer_releases_are_ended_and_all_where_data_go_back(
     warehouse, owner, kept, tmp_path, monkeypatch, data, stopped
 ):
     for release, run_id in ((ONE, "r1"), (TWO, "r2")):
-        ledger.start_run(
-            warehouse.conn, dataclasses.replace(warehouse.run(run_id, "2013-01-01", "2013-02-01"), release=release)
-        )
+        run = warehouse.run(run_id, "2013-01-01", "2013-02-01")
+        name = ledger.run_id_of("etl_pipeline", run.dag_run_id)
+        ledger.start_run(warehouse.conn, dataclasses.replace(run, run_id=name, release=release))
     runs = [
         {"dag_id": "etl_pipeline", "dag_run_id": f"manual__{run_id}", "bundle_version": version}
         for run_id, version in (("r1", ONE), ("r2", TWO))

@@ -185,7 +185,7 @@ SLOW = (
         f"'/(disk|memory)_free/s/vector.*/vector(1)}}/; /certificate/s/vector.*/vector(1e9)}}/; /backup/s/vector.*/vector(0)}}/' "
         f"{RULES}/objectives.yml && {RELOAD}",
         f"mv /var/tmp/objectives.yml {RULES}/ && {RELOAD}",
-        ("DiskAlmostFull", "MemoryLow", "CertificateExpiring", "BackupStale"),
+        ("DiskAlmostFull", "MemoryLow", "CertificateExpiring", "BackupStale", "FileBackupStale"),
     ),
     Cause(
         "the archive of the log is away",

@@ -68,7 +68,7 @@ def covers(mount: str, path: str) -> bool:
 
 @cache
 def backups(role: str) -> list[str]:
-    """The paths that a role has playbooks/backup.yml store."""
+    """The paths of a role that are stored as files (roles/file_backup)."""
     path = ROLES / role / "meta/exports.yml"
     return yaml.safe_load(path.read_text())["backups"] if path.exists() else []
 

@@ -110,9 +110,16 @@ def test_clients_of_ports_are_roles(role):
     assert not unknown, f"roles/{role}/meta/exports.yml names {sorted(unknown)}: no role is called so"
 
 
-@pytest.mark.parametrize("role", [role for role in ROLES if exports(role).get("backups")])
-def test_what_is_backed_up_can_be_stored(role):
-    assert role in exports("minio")["clients"]["api"], f"{role} has backups: playbooks/backup.yml stores from its hosts"
+def test_what_is_backed_up_is_stored_everywhere():
+    """In the lab by its groups, in a cloud by the roles of its nodes; preflight tells of other inventories."""
+    stored = {role for role in ROLES if exports(role)["backups"]}
+    assert "file_backup" in exports("minio")["clients"]["api"]
+    lab = load(ROOT / "inventories/local/hosts.yml")["all"]["children"]
+    assert set(lab["file_backup"]["children"]) == stored
+    for path in ROOT.glob("terraform/environments/*/terraform.tfvars"):
+        for line in re.findall(r"roles *= \[(.*)\]", path.read_text()):
+            roles = set(re.findall(r'"(\w+)"', line))
+            assert ("file_backup" in roles) == bool(roles & stored), f"{path}: {line}"
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -40,6 +40,7 @@ RIGHTS = {
     },
     "etl-release": {"releases": {PUT, GET, LIST}},
     "etl-backup": {"backups": {PUT, GET, DELETE, LIST}},
+    "etl-file-backup": {},
     "etl-rollback": {bucket: {PUT, GET, DELETE, LIST} for bucket in BUCKETS if bucket not in ("logs", "snapshots")},
     "etl-snapshot": {"snapshots": {PUT, GET, DELETE, LIST}},
     "etl-metrics": {},
@@ -60,7 +61,7 @@ def policies():
     """The policy of each user, rendered from the role's defaults and the platform's values."""
     defaults = yaml.safe_load((ROOT / "roles/minio/defaults/main.yml").read_text())
     platform = yaml.safe_load((ROOT / "inventories/platform.yml").read_text())
-    users = ("nifi", "spark", "airflow", "release", "backup", "rollback", "snapshot")
+    users = ("nifi", "spark", "airflow", "release", "backup", "file_backup", "rollback", "snapshot")
     secrets = {f"platform_s3_{user}_secret_key": "secret" for user in users}
     secrets["minio_metrics_secret_key"] = "secret"
     variables = trusted({**defaults, **{k: v for k, v in platform.items() if k.startswith("platform_s3_")}, **secrets})
@@ -120,6 +121,13 @@ def test_airflow_keeps_the_journal_and_writes_nothing_else_in_curated(policies):
     assert not allowed(
         policies["etl-airflow"], DELETE, "arn:aws:s3:::curated/_publications/run/20130101-published.json"
     )
+
+
+def test_what_stores_files_of_services_puts_them_and_does_nothing_else(policies):
+    key, other = "arn:aws:s3:::backups/files/ingest1/nifi.tar.zst.enc", "arn:aws:s3:::backups/pgbackrest/backup.info"
+    policy = policies["etl-file-backup"]
+    assert [action for action in (PUT, GET, DELETE, "s3:GetObjectVersion") if allowed(policy, action, key)] == [PUT]
+    assert not allowed(policy, PUT, other) and not allowed(policy, LIST, "arn:aws:s3:::backups")
 
 
 def test_its_rights_are_enough_to_rewind_a_bucket(policies):

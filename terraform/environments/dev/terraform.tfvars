@@ -21,13 +21,13 @@ nodes = {
   ingest = {
     count          = 1
     flavor         = "m1.medium" # 4 GB
-    roles          = ["nifi"]
+    roles          = ["nifi", "file_backup"]
     public_address = true
   }
   compute = {
     count          = 1
     flavor         = "m1.large" # 8 GB
-    roles          = ["spark_master", "spark_worker", "spark_history", "airflow", "etl_release", "rollback_notifier", "statsd_exporter"]
+    roles          = ["spark_master", "spark_worker", "spark_history", "airflow", "etl_release", "rollback_notifier", "file_backup", "statsd_exporter"]
     public_address = true
   }
   warehouse = {
@@ -40,7 +40,7 @@ nodes = {
   observe = {
     count          = 1
     flavor         = "m1.medium"
-    roles          = ["artifacts", "prometheus", "alertmanager", "blackbox_exporter", "elasticsearch", "elasticsearch_exporter"]
+    roles          = ["artifacts", "prometheus", "alertmanager", "file_backup", "blackbox_exporter", "elasticsearch", "elasticsearch_exporter"]
     public_address = true
   }
 }

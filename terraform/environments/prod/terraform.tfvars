@@ -20,13 +20,13 @@ nodes = {
   ingest = {
     count   = 1
     flavor  = "m1.xlarge"
-    roles   = ["nifi"]
+    roles   = ["nifi", "file_backup"]
     volumes = { data = { size = 200, mount = "/var/lib/nifi" } }
   }
   orchestrate = {
     count  = 1
     flavor = "m1.xlarge"
-    roles  = ["airflow", "etl_release", "rollback_notifier", "statsd_exporter"]
+    roles  = ["airflow", "etl_release", "rollback_notifier", "file_backup", "statsd_exporter"]
   }
   master = {
     count  = 1
@@ -53,7 +53,7 @@ nodes = {
   observe = {
     count  = 1
     flavor = "m1.xlarge"
-    roles  = ["prometheus", "alertmanager", "blackbox_exporter", "elasticsearch", "elasticsearch_exporter"]
+    roles  = ["prometheus", "alertmanager", "file_backup", "blackbox_exporter", "elasticsearch", "elasticsearch_exporter"]
     volumes = {
       metrics = { size = 100, mount = "/var/lib/prometheus" }
       logs    = { size = 200, mount = "/var/lib/elasticsearch" }

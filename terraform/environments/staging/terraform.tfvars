@@ -25,13 +25,13 @@ nodes = {
   ingest = {
     count   = 1
     flavor  = "m1.large"
-    roles   = ["nifi"]
+    roles   = ["nifi", "file_backup"]
     volumes = { data = { size = 50, mount = "/var/lib/nifi" } }
   }
   orchestrate = {
     count  = 1
     flavor = "m1.large"
-    roles  = ["airflow", "etl_release", "rollback_notifier", "statsd_exporter", "spark_master", "spark_history"]
+    roles  = ["airflow", "etl_release", "rollback_notifier", "file_backup", "statsd_exporter", "spark_master", "spark_history"]
   }
   worker = {
     count    = 2
@@ -48,7 +48,7 @@ nodes = {
   observe = {
     count  = 1
     flavor = "m1.large"
-    roles  = ["artifacts", "prometheus", "alertmanager", "blackbox_exporter", "elasticsearch", "elasticsearch_exporter"]
+    roles  = ["artifacts", "prometheus", "alertmanager", "file_backup", "blackbox_exporter", "elasticsearch", "elasticsearch_exporter"]
     volumes = {
       metrics = { size = 20, mount = "/var/lib/prometheus" }
       logs    = { size = 50, mount = "/var/lib/elasticsearch" }

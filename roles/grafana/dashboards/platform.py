@@ -200,7 +200,7 @@ def build():
             "What is left of each certificate that a probed port shows.",
             metric(f"sort(min by (host, role, port) (probe_ssl_earliest_cert_expiry{{{HOST}}}) - time())", rows=True),
             {"Value": graded([(None, "red"), (1814400, "green")], "s")},
-            width=12,
+            width=8,
             order=["host", "role", "port", "Value"],
         ),
         rows(
@@ -208,8 +208,20 @@ def build():
             "Bytes free.",
             metric(f"sort(min by (host, mountpoint, device) (node_filesystem_avail_bytes{{{HOST}}}))", rows=True),
             {"Value": unit("bytes")},
-            width=12,
+            width=8,
             order=["host", "mountpoint", "device", "Value"],
+        ),
+        rows(
+            "Backups",
+            "Age of the newest backup of each cluster (stanza), and of the files of each service.",
+            metric(
+                f"sort_desc(time() - (max by (host, stanza) (pgbackrest_last_backup_timestamp_seconds{{{HOST}}})"
+                f" or max by (host, service) (etl_file_backup_last_success_timestamp_seconds{{{HOST}}})))",
+                rows=True,
+            ),
+            {"Value": unit("s")},
+            width=8,
+            order=["host", "stanza", "service", "Value"],
         ),
         curve(
             "Log lines by level",

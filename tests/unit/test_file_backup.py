@@ -286,3 +286,20 @@ def test_the_user_reads_and_removes_nothing(host, server):
     for attempt in (own.get_object, own.delete_object):
         with pytest.raises(ClientError, match="AccessDenied"):
             attempt(Bucket="backups", Key=KEY.format("one"))
+
+
+def test_preflight_tells_of_a_host_that_is_forgotten(play):
+    def groups(**members: str) -> list[dict]:
+        return [
+            {"ansible.builtin.group_by": {"key": group}, "when": f"inventory_hostname in {names.split()!r}"}
+            for group, names in members.items()
+        ]
+
+    check = {"ansible.builtin.include_role": {"name": "file_backup", "tasks_from": "preflight"}}
+    check["when"] = "inventory_hostname in groups['file_backup']"
+    fine = play([*groups(file_backup="a b", nifi="a", alertmanager="b"), check], {}, hosts="a,b,c")
+    assert fine.returncode == 0, fine.stdout
+    forgotten = play([*groups(file_backup="a", nifi="a", alertmanager="b"), check], {}, hosts="a,b,c")
+    assert forgotten.returncode != 0 and "b: not in group file_backup" in forgotten.stdout
+    idle = play([*groups(file_backup="a b", nifi="a"), check], {}, hosts="a,b,c")
+    assert idle.returncode != 0 and "b is in group file_backup and in none of airflow, " in idle.stdout

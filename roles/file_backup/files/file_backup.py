@@ -104,7 +104,17 @@ def store(config: dict, name: str, paths: list[str], replace: bool) -> int:
             "cacert": config["ca_file"],
         }
         answer = run(
-            ["curl", "--silent", "--show-error", "--connect-timeout", "20", "--retry", "3", "--write-out", "%{http_code}"]
+            [
+                "curl",
+                "--silent",
+                "--show-error",
+                "--connect-timeout",
+                "20",
+                "--retry",
+                "3",
+                "--write-out",
+                "%{http_code}",
+            ]
             + ([] if replace else ["--header", "If-None-Match: *"])
             + ["--config", "-", "--upload-file", object_file],
             "".join(f"{option} = {json.dumps(value)}\n" for option, value in options.items()),

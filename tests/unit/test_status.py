@@ -35,6 +35,7 @@ ANSWERS = {
     "published": [series(336776, table_name="fact_flight")],
     "releases": [series(90000, release="r1", state="bad"), series(5000, release="r2", state="good")],
     "backups": [series(40000, stanza="dwh", type="full"), series(300, stanza="dwh", type="incr")],
+    "files": [series(9000, host="ingest1", service="nifi"), series(600, host="compute1", service="airflow")],
     "restorable": [series(400000, stanza="dwh")],
     "logs": [series(7, host="lake1")],
 }
@@ -70,10 +71,16 @@ def screen():
         "346,000 rows read, 0 rejected; 42 audits, 0 failed",
         "336,776 rows, published 1d 2h ago",
         "full 11h 6m ago, incr 5m 0s ago; can be restored to any moment of the last 4d 15h",
+        "files of 2 services, stored 2h 30m ago or less",
     ],
 )
 def test_the_screen_says(screen, expected):
     assert expected in screen(ANSWERS)
+
+
+def test_files_that_were_never_stored_are_told(screen):
+    never = series(1.8e9, host="observe1", service="alertmanager")
+    assert "files of 3 services, one of them never stored" in screen(ANSWERS | {"files": [*ANSWERS["files"], never]})
 
 
 def test_the_first_day(screen):

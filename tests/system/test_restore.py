@@ -163,6 +163,22 @@ def answers(ask) -> str | None:
 
 
 @pytest.mark.parametrize(
+    ("playbook", "asked", "answer"),
+    [
+        (RESTORE, ("to=latest",), "latest"),
+        ("playbooks/undo.yml", ("pipeline=flights", "from=2013-01-01", "to=2014-01-01"), "undo"),
+        ("playbooks/rewind.yml", ("bucket=raw", f"to={datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"), "raw"),
+    ],
+)
+def test_a_protected_environment_asks(platform, warehouse, year, playbook, asked, answer):
+    before = warehouse.contents()
+    play = platform.playbook(playbook, *(word for each in (*asked, "platform_protected=true") for word in ("-e", each)))
+    assert play.returncode != 0 and f"agree with -e confirmed={answer}" in " ".join(play.failed[0].split())
+    assert play.changed == {}
+    assert warehouse.contents() == before
+
+
+@pytest.mark.parametrize(
     ("to", "why"),
     [
         ("2001-01-01T00:00:00Z", "reach back to"),

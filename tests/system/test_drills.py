@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.deployed import ROOT
 
 DRILL = "playbooks/drill.yml"
+DRILLS = yaml.safe_load((ROOT / DRILL).read_text())[0]["vars"]["__drills"]
 SHORT = ("overwritten-raw", "deleted-bucket", "lost-disk")
-TABLE = "dropped-table"
-RELEASES = ("corrupting-job", "dropping-flow", "failing-dag", "breaking-migration")
+WITHOUT = "overwritten-raw"
 
 
 @pytest.fixture
@@ -50,13 +53,13 @@ def test_data_come_back(drill):
 
 
 def test_without_its_restore_a_drill_fails(drill):
-    play, figures = drill("overwritten-raw", restore=False)
+    play, figures = drill(WITHOUT, restore=False)
     check_fails_without_its_restore(play, figures)
-    assert figures["overwritten-raw"]["lost_objects"] > 0
+    assert figures[WITHOUT]["lost_objects"] > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*RELEASES, TABLE, "deleted-bucket", "lost-disk"])
+@pytest.mark.parametrize("name", [name for name in DRILLS if name != WITHOUT])
 def test_every_drill_fails_without_its_restore(drill, name):
     check_fails_without_its_restore(*drill(name, restore=False))
 

@@ -7,6 +7,8 @@ import time
 import pytest
 
 from jobs.declaration import load
+from tests.chaos import DAG, Airflow
+from tests.observed import until
 from tests.oracle import flights_2013
 
 FEBRUARY = ("2013-02-01", "2013-03-01")
@@ -215,6 +217,26 @@ def test_a_rerun_publishes_the_same_content(year, run_flights, warehouse):
     assert warehouse.contents() == before
     february = warehouse.one("select run_id from etl.v_published where partition_name = 'fact_flight_201302'")
     assert february["run_id"] == run.ledger["run_id"], "the partition is the new run's"
+
+
+@pytest.mark.slow
+def test_a_backfill_in_airflow_publishes_the_same_content(platform, year, warehouse):
+    """Two months at once, as the button in Airflow asks for them: their runs go by the DAG's name in the ledger."""
+    airflow, before = Airflow(platform), warehouse.contents()
+    asked = {
+        "dag_id": DAG,
+        "from_date": "2013-02-01T05:00:00Z",
+        "to_date": "2013-03-01T05:00:00Z",
+        "max_active_runs": 2,
+    }
+    backfill = airflow.post("/api/v2/backfills", asked | {"reprocess_behavior": "completed"})["id"]
+    until(lambda: airflow.get(f"/api/v2/backfills/{backfill}")["completed_at"], 1200, every=5)
+    runs = warehouse.rows(
+        "select state, interval_from::date::text as start, interval_to::date::text as end from etl.run"
+        " where starts_with(run_id, 'etl_pipeline.backfill__2013-') order by 2"
+    )
+    assert runs == [{"state": "published", "start": start, "end": end} for start, end in (FEBRUARY, MARCH)]
+    assert warehouse.contents() == before
 
 
 def test_the_comparison_of_contents_sees_one_row(year, warehouse):

@@ -30,7 +30,7 @@ from common import platform  # noqa: E402
 from common.pipeline import BOUND, STAGES, spark_stage  # noqa: E402
 
 from jobs import declaration, quarantine  # noqa: E402
-from jobs.lineage import events, spool  # noqa: E402
+from jobs.lineage import events  # noqa: E402
 from jobs.load import audit, journal, ledger, publish, staging  # noqa: E402
 
 OWNER, ALERTS = "data-engineering", "data-engineering@etl.internal"
@@ -115,10 +115,8 @@ def swap() -> list[str]:
 
 @task(task_id="finish")
 def finish() -> None:
-    """Close the run in the ledger."""
-    with platform.warehouse() as connection:
-        ledger.finish_run(connection, current_run(), "published")
-        spool.load(connection)
+    """Close the run in the ledger, with the lineage events that Airflow has spooled."""
+    platform.close(current_run())
 
 
 @dag(

@@ -17,7 +17,7 @@ from airflow.sdk import DAG, Param, chain, dag, get_current_context, task, task_
 from common import platform
 from jobs.declaration import Declaration, Source, load
 from jobs.extract import manifest, request
-from jobs.lineage import events, spool
+from jobs.lineage import events
 from jobs.load import audit, journal, ledger, publish, staging
 
 STAGES = ("clean_data", "enrich_data", "aggregate_data")
@@ -240,9 +240,7 @@ class Steps:
     def finish(self) -> Any:
         @task(task_id="finish")
         def finish() -> None:
-            """Close the run in the ledger, and bring the lineage events that Airflow has spooled there."""
-            with platform.warehouse() as connection:
-                ledger.finish_run(connection, self.current_run(), "published")
-                spool.load(connection)
+            """Close the run in the ledger, with the lineage events that Airflow has spooled."""
+            platform.close(self.current_run())
 
         return finish()

@@ -18,8 +18,8 @@ from structlog.contextvars import bind_contextvars
 
 from jobs.declaration import Declaration, Source
 from jobs.extract import count, landing, request
-from jobs.lineage import events
-from jobs.load import ledger
+from jobs.lineage import events, spool
+from jobs.load import journal, ledger
 from jobs.load.audit import AuditFailed
 from jobs.load.data_partitioning import days
 from jobs.load.ledger import Run, run_id_of
@@ -271,6 +271,15 @@ def record_stages(run: Run, declaration: Declaration, stages: Sequence[str]) -> 
             ledger.record_stage(connection, run, record)
             events.store(connection, events.staged(run, declaration, record, before))
             before |= record["datasets"]
+
+
+def close(run: Run) -> None:
+    """Close a published run in the ledger, bring the lineage events that Airflow has spooled there, and have the journal know them."""
+    s3, buckets = object_store()
+    with warehouse() as connection:
+        ledger.finish_run(connection, run, "published")
+        spool.load(connection)
+        journal.enter(connection, s3, buckets["curated"], run.run_id)
 
 
 def record_failure(declaration: Declaration, context: dict[str, Any]) -> None:

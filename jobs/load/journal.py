@@ -1,9 +1,10 @@
 """The journal of publications, in the object store: what stands when the warehouse is brought back to an earlier moment.
 
-One object for every event: `s3://<curated>/_publications/<run_id>/<moment>-<event>.json`, put again only when the rows of the run are
-to be read from another place (jobs.compaction). An event is one of
+One object for every event: `s3://<curated>/_publications/<run_id>/<moment>-<event>.json`, put again only at the run's end, with the
+lineage that has come until then, and when its rows are to be read from another place (jobs.compaction). An event is one of
 
-    published   the run's publication committed; `ledger` holds all that the ledger knows of the run, so that it can be entered again
+    published   the run's publication committed; `ledger` holds all that the ledger knows of the run, lineage too, so that it can be
+                entered again
     undone      the run was taken back
     withdrawn   a restore took the run back, and it was not to be published again
 
@@ -118,7 +119,10 @@ def _ledger(conn: psycopg.Connection, run_id: str) -> dict[str, Any]:
             sql.SQL("select to_jsonb(t) from {} as t where {}").format(sql.Identifier("etl", name), mine)
         )
         tables[name] = [row[0] for row in rows.fetchall()]
-    return {"run": run, "release": release, "tables": tables}
+    lineage = conn.execute(
+        "select event from etl.lineage_event where run_id = %s order by event_time, event_key", (run_id,)
+    )
+    return {"run": run, "release": release, "tables": tables, "lineage": [row[0] for row in lineage.fetchall()]}
 
 
 def _key(event: dict[str, Any]) -> str:

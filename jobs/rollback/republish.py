@@ -31,6 +31,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from jobs import declaration, quarantine
+from jobs.lineage import events as lineage
 from jobs.load import audit, journal, ledger, publish, staging
 from jobs.load.statements import require_idle
 from jobs.rollback import undo
@@ -181,11 +182,13 @@ def _again(conn: psycopg.Connection, s3: Any, bucket: str, known: dict[str, Any]
                 # A row may name a second run, which need not have come back.
                 if all(_is_run(conn, child[column]) for column in there[name]):
                     _insert(conn, name, child)
+        lineage.enter(conn, known.get("lineage", ()))
     staging.load(conn, s3, declared, run, run.attempt, bucket=bucket)
     if released:
         _merge_again(conn, s3, declared, run, {taken["run_id"] for taken in released})
     audit.check(conn, declared, run)
     versions = publish.publish(conn, declared, run)
+    lineage.store(conn, lineage.published(conn, run, declared, versions))
     ledger.finish_run(conn, run, "published")
     return [{key: version[key] for key in ("table", "partition", "version", "rows")} for version in versions]
 

@@ -5,9 +5,11 @@ from datetime import date
 
 import psycopg
 import pytest
+from test_lineage import airflow_event
 from test_load_publish import content, go, load
 from warehouse_kit import flights
 
+from jobs.lineage import events
 from jobs.load import journal, publish
 from jobs.rollback import republish
 from jobs.rollback.republish import RepublishFailed
@@ -68,6 +70,23 @@ def test_what_was_published_since_is_published_again(warehouse, moments):
     objects = dict(back.lake.objects)
     assert again(back) == {"publish": [], "leave_out": [], "undo": []}
     assert back.lake.objects == objects
+
+
+def test_its_lineage_comes_back(warehouse, moments):
+    """What the run's own tasks told, and Airflow of them."""
+    moment, run = moments(), warehouse.run("r1", "2013-01-01", "2013-02-01")
+    versions = go(warehouse, run, flights(JAN, FEB))
+    events.store(warehouse.conn, events.published(warehouse.conn, run, warehouse.declaration, versions))
+    events.enter(warehouse.conn, [airflow_event(dag_run="r1")])
+    journal.enter(warehouse.conn, warehouse.lake, "curated", "r1")
+    query = "select e.event, d.direction, d.name from etl.lineage_event as e left join etl.lineage_dataset as d using (event_key)"
+    known = warehouse.rows(query)
+    assert {event["producer"] for event, *_ in known} > {airflow_event()["producer"]}
+
+    back = moment.restored()
+    assert back.rows(query) == []
+    again(back)
+    assert [row for row in known if row not in back.rows(query)] == []
 
 
 def test_nothing_is_missing_without_a_restore(warehouse):

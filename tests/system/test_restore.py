@@ -22,7 +22,10 @@ LEDGER = """
     from etl.run as r where exists (select from etl.publication as p where p.run_id = r.run_id) order by r.run_id
 """
 # Without the last task of each run, of which Airflow tells when the journal is written.
-LINEAGE = "select distinct run_id, job_name from etl.lineage_event where right(job_name, 7) <> '.finish' order by 1, 2"
+LINEAGE = """
+    select distinct run_id, job_name from etl.lineage_event
+    where run_id in (select run_id from etl.publication) and right(job_name, 7) <> '.finish' order by 1, 2
+"""
 LAST = "select * from etl.publication where undone_at is null order by publication_id desc limit 1"
 
 

@@ -20,8 +20,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/unit/load")]
 
-import boto3  # noqa: E402
-from botocore.config import Config  # noqa: E402
 from warehouse_kit import Server  # noqa: E402
 
 from jobs.load import ledger, migrate, publish  # noqa: E402
@@ -99,14 +97,7 @@ def _publish(conn, run_id: str, rows: int) -> None:
 def objects(count: int, size: int) -> None:
     """A bucket of which every object was overwritten, rewound; and the same requests without anything around them."""
     with stores.minio() as url, ThreadPoolExecutor(WORKERS) as pool:
-        client = boto3.client(
-            "s3",
-            endpoint_url=url,
-            aws_access_key_id=stores.USER,
-            aws_secret_access_key=stores.PASSWORD,
-            region_name="us-east-1",
-            config=Config(max_pool_connections=2 * WORKERS),
-        )
+        client = stores.client(url, max_pool_connections=2 * WORKERS)
         keys = [f"part-{number:06d}" for number in range(count)]
         for bucket in ("limit", "rewound"):
             client.create_bucket(Bucket=bucket)

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import boto3
 import pytest
 import yaml
 from openstack.config import OpenStackConfig
@@ -56,9 +55,7 @@ class Prod:
         self.inventory = self.root / "inventories/prod/hosts.yml"
         self.clouds = directory / "clouds.yaml"
         self.clouds.write_text(clouds.read_text())
-        self.state = boto3.client(
-            "s3", endpoint_url=state, aws_access_key_id=stores.USER, aws_secret_access_key=stores.PASSWORD
-        )
+        self.state = stores.client(state)
         self.state.create_bucket(Bucket=BUCKET)
         self.env = {
             "OS_CLIENT_CONFIG_FILE": str(self.clouds),

@@ -19,6 +19,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from minio import MinioAdmin
+from minio.credentials import StaticProvider
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etl-cloud"
@@ -77,6 +83,27 @@ def _build(name: str, manifest: Path, made: Path) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"building {name} failed:\n{done.stderr}")
+
+
+def client(url: str, user: str = USER, password: str = PASSWORD, **config: Any) -> Any:
+    """An S3 client of a MinIO server, as its own user if no other is named; `config` is botocore's."""
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=user,
+        aws_secret_access_key=password,
+        region_name="us-east-1",
+        config=Config(**config),
+    )
+
+
+def add_user(url: str, name: str, password: str, policy: dict[str, Any]) -> None:
+    """Give a MinIO server a user whose rights are those of a policy, which gets the user's name."""
+    given = StaticProvider(USER, PASSWORD)
+    admin = MinioAdmin(endpoint=url.removeprefix("http://"), credentials=given, secure=False)
+    admin.policy_add(name, policy=policy)
+    admin.user_add(name, password)
+    admin.policy_set(name, user=name)
 
 
 @contextmanager

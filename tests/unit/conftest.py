@@ -7,6 +7,8 @@ import sys
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from tests.deployed import ROOT
 
@@ -28,6 +30,34 @@ def promtool() -> str:
             subprocess.run(["dpkg-deb", "-x", archive, cache], check=True)
             archive.unlink()
     return str(cache / "usr/bin/promtool")
+
+
+def trusted(value):
+    """Mark every string in a structure as a template."""
+    if isinstance(value, dict):
+        return {key: trusted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [trusted(item) for item in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="session")
+def policies():
+    """The policy of each user of the object store, rendered from the role's defaults and the platform's values."""
+    defaults = yaml.safe_load((ROOT / "roles/minio/defaults/main.yml").read_text())
+    platform = yaml.safe_load((ROOT / "inventories/platform.yml").read_text())
+    users = ("nifi", "spark", "airflow", "release", "backup", "file_backup", "rollback", "snapshot")
+    secrets = {f"platform_s3_{user}_secret_key": "secret" for user in users}
+    secrets["minio_metrics_secret_key"] = "secret"
+    variables = trusted({**defaults, **{k: v for k, v in platform.items() if k.startswith("platform_s3_")}, **secrets})
+    users = Templar(loader=DataLoader(), variables=variables).template(variables["minio_users"])
+    template = trust_as_template((ROOT / "roles/minio/templates/policy.json.j2").read_text())
+    return {
+        user["access_key"]: yaml.safe_load(
+            Templar(loader=DataLoader(), variables={"__minio_grant": user}).template(template)
+        )
+        for user in users
+    }
 
 
 @pytest.fixture

@@ -11,29 +11,15 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from minio import MinioAdmin
-from minio.credentials import StaticProvider
 
 from tests import stores
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "roles/file_backup/files/file_backup.py"
 PASSPHRASE = 'a "passphrase" of the test'
-# As the role minio makes it: test_minio_rights.py holds the role to it.
-POLICY = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {"Effect": "Deny", "Action": ["s3:DeleteObjectVersion"], "Resource": ["arn:aws:s3:::*"]},
-        {
-            "Effect": "Allow",
-            "Action": ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
-            "Resource": ["arn:aws:s3:::backups/files/*"],
-        },
-    ],
-}
+USER = ("etl-file-backup", "a-secret-of-the-test")
 KEY = "files/host1/{}.tar.zst.enc"
 
 
@@ -46,34 +32,20 @@ def script():
 
 
 @pytest.fixture(scope="module")
-def server():
-    """The URL of a store with a user who may put files of services and nothing else."""
+def server(policies):
+    """The URL of a store with the user of the role, who may do what the role minio lets it."""
     with stores.minio() as url:
-        given = StaticProvider(stores.USER, stores.PASSWORD)
-        admin = MinioAdmin(endpoint=url.removeprefix("http://"), credentials=given, secure=False)
-        admin.policy_add("etl-file-backup", policy=POLICY)
-        admin.user_add("etl-file-backup", "a-secret-of-the-test")
-        admin.policy_set("etl-file-backup", user="etl-file-backup")
-        bucket = client(url)
+        stores.add_user(url, *USER, policies["etl-file-backup"])
+        bucket = stores.client(url)
         bucket.create_bucket(Bucket="backups")
         bucket.put_bucket_versioning(Bucket="backups", VersioningConfiguration={"Status": "Enabled"})
         yield url
 
 
-def client(url: str):
-    return boto3.client(
-        "s3",
-        endpoint_url=url,
-        aws_access_key_id=stores.USER,
-        aws_secret_access_key=stores.PASSWORD,
-        region_name="us-east-1",
-    )
-
-
 @pytest.fixture
 def host(server, tmp_path):
     """A host with two services, nothing stored."""
-    bucket = client(server)
+    bucket = stores.client(server)
     for version in bucket.list_object_versions(Bucket="backups").get("Versions", []):
         bucket.delete_object(Bucket="backups", Key=version["Key"], VersionId=version["VersionId"])
     for service in ("one", "two"):
@@ -86,12 +58,12 @@ class Host:
     """What the role makes of a host, in a directory."""
 
     def __init__(self, place: Path, url: str):
-        self.place, self.bucket = place, client(url)
+        self.place, self.bucket = place, stores.client(url)
         self.config = {
             "url": f"{url}/backups/files/host1",
             "region": "us-east-1",
-            "access_key": "etl-file-backup",
-            "secret_key": "a-secret-of-the-test",
+            "access_key": USER[0],
+            "secret_key": USER[1],
             "passphrase": PASSPHRASE,
             "ca_file": "/etc/ssl/certs/ca-certificates.crt",
             "record": str(place / "stored.json"),
@@ -274,15 +246,8 @@ def test_with_the_capabilities_of_its_unit_it_reads_what_is_a_services_own(tmp_p
 
 
 def test_the_user_reads_and_removes_nothing(host, server):
-    """The policy of this file's store is what the tests above were done with."""
     assert host.store().returncode == 0
-    own = boto3.client(
-        "s3",
-        endpoint_url=server,
-        aws_access_key_id="etl-file-backup",
-        aws_secret_access_key="a-secret-of-the-test",
-        region_name="us-east-1",
-    )
+    own = stores.client(server, *USER)
     for attempt in (own.get_object, own.delete_object):
         with pytest.raises(ClientError, match="AccessDenied"):
             attempt(Bucket="backups", Key=KEY.format("one"))

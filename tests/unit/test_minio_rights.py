@@ -3,22 +3,14 @@
 import time
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from pathlib import Path
 
-import boto3
 import pytest
-import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
 from botocore.exceptions import ClientError
-from minio import MinioAdmin
-from minio.credentials import StaticProvider
 
 from jobs.rollback.rewind import rewind
 from jobs.rollback.rollback_s3 import S3Store
 from tests import stores
 
-ROOT = Path(__file__).resolve().parents[2]
 BUCKETS = ("raw", "curated", "quarantine", "releases", "backups", "logs", "snapshots")
 PUT, GET, DELETE, LIST = "s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:ListBucket"
 
@@ -45,34 +37,6 @@ RIGHTS = {
     "etl-snapshot": {"snapshots": {PUT, GET, DELETE, LIST}},
     "etl-metrics": {},
 }
-
-
-def trusted(value):
-    """Mark every string in a structure as a template."""
-    if isinstance(value, dict):
-        return {key: trusted(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [trusted(item) for item in value]
-    return trust_as_template(value) if isinstance(value, str) else value
-
-
-@pytest.fixture(scope="module")
-def policies():
-    """The policy of each user, rendered from the role's defaults and the platform's values."""
-    defaults = yaml.safe_load((ROOT / "roles/minio/defaults/main.yml").read_text())
-    platform = yaml.safe_load((ROOT / "inventories/platform.yml").read_text())
-    users = ("nifi", "spark", "airflow", "release", "backup", "file_backup", "rollback", "snapshot")
-    secrets = {f"platform_s3_{user}_secret_key": "secret" for user in users}
-    secrets["minio_metrics_secret_key"] = "secret"
-    variables = trusted({**defaults, **{k: v for k, v in platform.items() if k.startswith("platform_s3_")}, **secrets})
-    users = Templar(loader=DataLoader(), variables=variables).template(variables["minio_users"])
-    template = trust_as_template((ROOT / "roles/minio/templates/policy.json.j2").read_text())
-    return {
-        user["access_key"]: yaml.safe_load(
-            Templar(loader=DataLoader(), variables={"__minio_grant": user}).template(template)
-        )
-        for user in users
-    }
 
 
 def allowed(policy, action, resource):
@@ -133,18 +97,8 @@ def test_what_stores_files_of_services_puts_them_and_does_nothing_else(policies)
 def test_its_rights_are_enough_to_rewind_a_bucket(policies):
     """On a real server, with the policy as the role makes it; removing a version is refused."""
     with stores.minio() as url:
-        given = StaticProvider(stores.USER, stores.PASSWORD)
-        admin = MinioAdmin(endpoint=url.removeprefix("http://"), credentials=given, secure=False)
-        admin.policy_add("etl-rollback", policy=policies["etl-rollback"])
-        admin.user_add("etl-rollback", "a-secret-of-the-test")
-        admin.policy_set("etl-rollback", user="etl-rollback")
-
-        def client(user, password):
-            return boto3.client(
-                "s3", endpoint_url=url, aws_access_key_id=user, aws_secret_access_key=password, region_name="us-east-1"
-            )
-
-        root, own = client(stores.USER, stores.PASSWORD), client("etl-rollback", "a-secret-of-the-test")
+        stores.add_user(url, "etl-rollback", "a-secret-of-the-test", policies["etl-rollback"])
+        root, own = stores.client(url), stores.client(url, "etl-rollback", "a-secret-of-the-test")
         root.create_bucket(Bucket="raw")
         root.put_bucket_versioning(Bucket="raw", VersioningConfiguration={"Status": "Enabled"})
         large = {"Bucket": "raw", "Key": "large"}

@@ -5,11 +5,9 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from botocore.config import Config
 from test_load_publish import go, load
 from warehouse_kit import SCHEMAS, flights
 
@@ -25,14 +23,7 @@ LATER = datetime.now(UTC) + timedelta(days=400)
 @pytest.fixture(scope="session")
 def minio():
     with stores.minio() as url:
-        yield boto3.client(
-            "s3",
-            endpoint_url=url,
-            aws_access_key_id=stores.USER,
-            aws_secret_access_key=stores.PASSWORD,
-            region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        yield stores.client(url, s3={"addressing_style": "path"})
 
 
 @pytest.fixture

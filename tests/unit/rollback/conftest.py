@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import boto3
 import pytest
 import requests
-from botocore.config import Config
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
@@ -26,14 +24,7 @@ class S3:
         self.url, self._numbers = url, itertools.count()
         self.environment = {"AWS_ACCESS_KEY_ID": stores.USER, "AWS_SECRET_ACCESS_KEY": stores.PASSWORD}
         self.environment |= {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=url,
-            aws_access_key_id=stores.USER,
-            aws_secret_access_key=stores.PASSWORD,
-            region_name="us-east-1",
-            config=Config(max_pool_connections=32),
-        )
+        self.client = stores.client(url, max_pool_connections=32)
 
     def bucket(self, versioned: bool = True) -> str:
         name = f"bucket-{next(self._numbers)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import types
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -57,6 +58,17 @@ def ensure(security, wanted: dict, check_mode: bool) -> list[str]:
     return differing
 
 
+def settle_local_settings() -> None:
+    """Have an empty airflow_local_settings where there is none: Airflow takes only an import error that names it for
+    "there is none", and that of mitogen's importer has no name."""
+    try:
+        import airflow_local_settings  # noqa: F401
+    except ModuleNotFoundError:
+        empty = types.ModuleType("airflow_local_settings")
+        empty.__file__ = "none"
+        sys.modules[empty.__name__] = empty
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -69,6 +81,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    settle_local_settings()
     try:
         # Airflow logs to standard output, which belongs to the module's result.
         with contextlib.redirect_stdout(sys.stderr):

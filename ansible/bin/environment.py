@@ -98,6 +98,8 @@ class Environment:
         """The ssh command line for a host, ready for a remote command to be added."""
         user, key = self.value("ansible_user", host), self.value("ansible_ssh_private_key_file", host)
         options = shlex.split(self.value("ansible_ssh_common_args", host))
+        # Where inventories/cloud.yml shares the bastion's connection; Ansible makes it too.
+        Path("~/.ansible/cp").expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
         return ["ssh", "-i", key, *options, f"{user}@{self.value('ansible_host', host)}"]
 
     def warehouse(self, role: str = "read") -> dict[str, str]:

@@ -10,7 +10,7 @@ from tests.deployed import ROOT
 
 DRILL = "playbooks/drill.yml"
 DRILLS = yaml.safe_load((ROOT / DRILL).read_text())[0]["vars"]["__drills"]
-SHORT = ("overwritten-raw", "deleted-bucket", "lost-disk")
+SHORT = ("overwritten-raw", "deleted-bucket")
 WITHOUT = "overwritten-raw"
 
 

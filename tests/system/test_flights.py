@@ -261,6 +261,7 @@ def nifi_stopped(platform):
     pytest.fail(f"NiFi takes no requests on {requests} five minutes after its start")
 
 
+@pytest.mark.slow
 def test_without_nifi_the_run_fails_and_nothing_changes(year, run_flights, warehouse, nifi_stopped):
     before = warehouse.contents()
     run = run_flights(*MARCH, "-e", "again=true")

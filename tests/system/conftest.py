@@ -23,9 +23,9 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Run:
-    """A pipeline run: what the playbook said and what the ledger says (None when it never got that far)."""
+    """A pipeline run: what the playbook said (None when it was there) and what the ledger says (None when it never got that far)."""
 
-    play: Play
+    play: Play | None
     ledger: dict | None
 
 
@@ -135,8 +135,11 @@ def year(run_flights) -> Run:
 
 
 @pytest.fixture(scope="module")
-def published(run_flights) -> Run:
-    """The platform's last run, which succeeded whatever other tests broke before."""
+def published(run_flights, warehouse) -> Run:
+    """The platform's last run, which succeeded: one more where other tests broke the one before."""
+    last = warehouse.rows("select * from etl.run order by started_at desc limit 1")
+    if last and last[0]["state"] == "published":
+        return Run(None, last[0])
     run = run_flights("2013-02-01", "2013-03-01", "-e", "again=true")
     assert run.ledger and run.ledger["state"] == "published", run.play.failed or run.play.stderr
     return run

@@ -11,8 +11,8 @@ def planted_on(platform) -> set[str]:
 
 @pytest.fixture(scope="module")
 def check(platform):
-    """The roles that drift was planted in, checked only."""
-    return platform.playbook("site.yml", "--check", "--diff", "--tags", ",".join(PLANTED_ON))
+    """site.yml, checked only, over the planted drift."""
+    return platform.playbook("site.yml", "--check", "--diff")
 
 
 def test_check_runs_to_its_end(check):
